@@ -1,0 +1,111 @@
+/** From whatever Drizzle and its drivers throw to the library's own error, without parameters, which may hold payloads. */
+import { DatabaseError, isApalisError } from './errors.js'
+
+/** What the server says of an error; the drivers disagree about the names of the fields. */
+export interface ServerError {
+  readonly message: string
+  /** The SQLSTATE. */
+  readonly code: string
+  readonly constraint: string | undefined
+  readonly table: string | undefined
+  readonly schema: string | undefined
+}
+
+/** The server's own error inside what was thrown; `undefined` when the server said nothing (connection lost, refused, timed out). */
+export function serverError(error: unknown): ServerError | undefined {
+  for (const link of causes(error)) {
+    const fields = link as Error & Record<string, unknown>
+    // `severity` tells a server's error from a system error such as EPIPE, which also has five letters.
+    if (typeof fields['code'] === 'string' && typeof fields['severity'] === 'string') {
+      return {
+        message: link.message,
+        code: fields['code'],
+        constraint: textField(fields, 'constraint_name', 'constraint'),
+        table: textField(fields, 'table_name', 'table'),
+        schema: textField(fields, 'schema_name', 'schema'),
+      }
+    }
+  }
+  return undefined
+}
+
+export function sqlStateOf(error: unknown): string | undefined {
+  return serverError(error)?.code
+}
+
+/**
+ * Whether the connection, not the statement, failed: the server said nothing, or that it is going away
+ * (class 08 and 57P01 to 57P03, https://www.postgresql.org/docs/current/errcodes-appendix.html).
+ */
+export function isConnectionFailure(error: unknown): boolean {
+  const sqlState = sqlStateOf(error)
+  return sqlState === undefined || sqlState.startsWith('08') || ['57P01', '57P02', '57P03'].includes(sqlState)
+}
+
+/** Whether nothing was stored and the same statement may succeed now: deadlock, serialization, lock or statement timeout. */
+export function isTransient(error: unknown): boolean {
+  return ['40001', '40P01', '55P03', '57014'].includes(sqlStateOf(error) ?? '')
+}
+
+/** Whether one value of the statement was refused (classes 22 and 23), so that its neighbours may pass without it. */
+export function isDataError(error: unknown): boolean {
+  return /^2[23]/.test(sqlStateOf(error) ?? '')
+}
+
+/** Wraps an error of a statement. Errors of this library pass unchanged. */
+export function databaseError(operation: string, error: unknown): Error {
+  if (isApalisError(error)) return error
+  const server = serverError(error)
+  return new DatabaseError(operation, server?.code, safeCause(error), databaseHint(server))
+}
+
+const OWNER_CONSTRAINTS = ['jobs_lock_by_worker_type_fkey', 'jobs_lock_by_fkey']
+
+/** The next step, where an error has a well-known cause. */
+export function databaseHint(error: Pick<ServerError, 'message' | 'constraint' | 'table'> | undefined): string | undefined {
+  if (error === undefined) return undefined
+  const { message, constraint, table } = error
+  if (/relation "?apalis\.jobs"? does not exist|no such table: apalis\.jobs/i.test(message)) {
+    return 'Run setup(db) or `npx apalis-drizzle setup` once against this database.'
+  }
+  const named = constraint ?? OWNER_CONSTRAINTS.find((name) => message.includes(name))
+  const generic = constraint === undefined && /table "jobs" violates foreign key constraint/i.test(message)
+  const onJobs = table === undefined || table === 'jobs'
+  if (onJobs && (generic || (named !== undefined && OWNER_CONSTRAINTS.includes(named)))) {
+    return 'Register the worker for this queue first.'
+  }
+  return undefined
+}
+
+/**
+ * The driver's error with only the fields that cannot hold values. Drizzle's own error and the drivers' `detail`,
+ * `where` and `parameters` quote rows.
+ */
+function safeCause(error: unknown): Error {
+  const links = causes(error)
+  const deepest = links.at(-1)
+  const server = serverError(error)
+  const cause = new Error(server?.message ?? deepest?.message ?? 'the driver threw no error object')
+  cause.name = server === undefined ? (deepest?.name ?? 'Error') : 'PostgresError'
+  if (deepest?.stack !== undefined) cause.stack = deepest.stack
+  const code = server?.code ?? (deepest as { code?: unknown } | undefined)?.code
+  return Object.assign(cause, {
+    ...(typeof code === 'string' && { code }),
+    ...(server?.constraint !== undefined && { constraint: server.constraint }),
+    ...(server?.table !== undefined && { table: server.table }),
+  })
+}
+
+/** The chain of causes without Drizzle's own links: their messages hold the parameters. */
+function causes(error: unknown): Error[] {
+  const links: Error[] = []
+  for (let link = error; link instanceof Error && links.length < 10; link = link.cause) {
+    if (!('params' in link)) links.push(link)
+  }
+  return links
+}
+
+function textField(fields: Record<string, unknown>, ...names: string[]): string | undefined {
+  const value = names.map((name) => fields[name]).find((field) => typeof field === 'string' && field !== '')
+  return value as string | undefined
+}

@@ -1,0 +1,109 @@
+/**
+ * The part of a Drizzle database that the library calls. The only file that knows Drizzle's class names; everything
+ * else depends on the shapes below. Drizzle 0.45 and 1.0 name their classes differently, so `Db` asks which it is.
+ */
+import { InvalidArgumentError } from './errors.js'
+
+/** A Drizzle transaction on Postgres, any driver. A plain `db` does not fit. */
+export interface PgTx {
+  execute(query: never): PromiseLike<unknown>
+  refreshMaterializedView(view: never): unknown
+  rollback(): never
+  setTransaction(config: never): PromiseLike<unknown>
+}
+
+/** A Drizzle database on Postgres, any driver. A transaction does not fit. */
+export interface PgDb {
+  execute(query: never): PromiseLike<unknown>
+  refreshMaterializedView(view: never): unknown
+  transaction(run: never, config?: never): PromiseLike<unknown>
+  readonly rollback?: never
+}
+
+/** For helper functions that take the caller's transaction: `type Tx = TxOf<typeof db>`. */
+export type TxOf<Database extends { transaction(run: never, config?: never): unknown }> = Database extends {
+  transaction(run: (tx: infer Tx) => Promise<unknown>, config?: never): unknown
+}
+  ? Tx
+  : never
+
+type Core = typeof import('drizzle-orm/pg-core')
+// Drizzle's own generics say nothing that the statements need: they are typed by the tables.
+// eslint-disable-next-line @typescript-eslint/no-explicit-any
+type Instance<Class> = Class extends abstract new (...args: any) => infer Value ? Value : never
+
+/** A Drizzle database or transaction, as the statements use it. Never part of a public signature. */
+export type Db = Core extends { PgAsyncDatabase: infer Class }
+  ? Instance<Class>
+  : Core extends { PgDatabase: infer Class }
+    ? Instance<Class>
+    : never
+
+/** The database to write to and to read state from: with Drizzle's `withReplicas` the primary, because replicas lag. */
+export function primary(db: PgDb): Db {
+  const { $primary } = db as { $primary?: unknown }
+  return ($primary ?? db) as Db
+}
+
+/** The caller's transaction. Refuses a plain database at run time too, for callers whose types were lost on the way. */
+export function transaction(tx: PgTx, call: string): Db {
+  if (typeof (tx as Partial<PgTx> | undefined)?.rollback !== 'function') {
+    throw new InvalidArgumentError(
+      'tx',
+      `${call} needs the transaction that db.transaction hands to its callback. To enqueue outside a transaction use storage.push.`,
+    )
+  }
+  return tx as unknown as Db
+}
+
+/** A plain database, not a transaction. */
+export function database(db: PgDb, call: string): Db {
+  if (typeof (db as { transaction?: unknown } | undefined)?.transaction !== 'function') {
+    throw new InvalidArgumentError('db', `${call} needs a Drizzle database on Postgres, as drizzle({ client }) returns it.`)
+  }
+  if (typeof (db as { rollback?: unknown }).rollback === 'function') {
+    throw new InvalidArgumentError('db', `${call} needs the database itself, not a transaction.`)
+  }
+  return primary(db)
+}
+
+interface Preparable<Prepared> {
+  toSQL(): { sql: string }
+  prepare(name: string): Prepared
+}
+
+const preparedStatements = new WeakMap<object, Map<unknown, unknown>>()
+const statementNames = new Map<unknown, string>()
+
+/**
+ * The prepared form of a statement, built once per database (or transaction). Prepared, it costs one round trip on every
+ * driver; postgres.js needs two for an unprepared one.
+ *
+ * @param build - A function at module level: it is the key of the cache, and its text must not depend on anything else.
+ */
+export function prepared<Prepared>(db: Db, build: (db: Db) => Preparable<Prepared>): Prepared {
+  const statements = preparedStatements.get(db) ?? new Map<unknown, unknown>()
+  preparedStatements.set(db, statements)
+  const known = statements.get(build) as Prepared | undefined
+  if (known !== undefined) return known
+  const query = build(db)
+  const statement = query.prepare(statementName(build, query))
+  statements.set(build, statement)
+  return statement
+}
+
+/** node-postgres refuses one name for two texts on a connection, so the name is made from the text. */
+function statementName(build: unknown, query: Preparable<unknown>): string {
+  const known = statementNames.get(build)
+  if (known !== undefined) return known
+  const name = `apalis_${fnv1a(query.toSQL().sql)}`
+  statementNames.set(build, name)
+  return name
+}
+
+/** FNV-1a, 32 bits (http://www.isthe.com/chongo/tech/comp/fnv/): enough to tell a dozen statements apart. */
+function fnv1a(text: string): string {
+  let hash = 0x811c9dc5
+  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193)
+  return (hash >>> 0).toString(16).padStart(8, '0')
+}

@@ -1,0 +1,24 @@
+import type { TaskId } from './errors.js'
+
+/**
+ * What a worker reports through `onEvent`: a closed union on `type`. `message` is one line without payload, so that
+ * logging is `(event) => log[event.level](event, event.message)`.
+ */
+export type WorkerEvent = {
+  readonly level: 'debug' | 'info' | 'warn' | 'error'
+  readonly message: string
+  readonly queue: string
+  readonly worker: string
+} & WorkerEventBody
+
+export type WorkerEventBody =
+  | { readonly type: 'worker.started' | 'worker.stopped' | 'listener.up' | 'heartbeat.regained' }
+  | { readonly type: 'listener.down' | 'heartbeat.lost'; readonly cause: unknown }
+  | { readonly type: 'worker.error'; readonly operation: string; readonly cause: unknown }
+  | { readonly type: 'orphan.swept'; readonly ids: readonly TaskId[] }
+  | {
+      readonly type: 'task.claimed' | 'task.done' | 'task.deferred' | 'task.stale' | 'task.overrun'
+      readonly id: TaskId
+      readonly attempt: number
+    }
+  | { readonly type: 'task.failed' | 'task.killed'; readonly id: TaskId; readonly attempt: number; readonly cause: unknown }
