@@ -1,4 +1,4 @@
-CREATE SCHEMA "apalis";
+CREATE SCHEMA IF NOT EXISTS "apalis";
 --> statement-breakpoint
 CREATE TABLE "apalis"."jobs" (
 	"job" "bytea" NOT NULL,
