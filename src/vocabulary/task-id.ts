@@ -1,0 +1,37 @@
+import { monotonicFactory } from 'ulid'
+import { InvalidArgumentError, type TaskId } from './errors.js'
+
+export type { TaskId } from './errors.js'
+
+const ULID = /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/
+
+export function isTaskId(id: unknown): id is TaskId {
+  return typeof id === 'string' && ULID.test(id)
+}
+
+/**
+ * Checks a task id: a ULID as 26 upper-case Crockford characters, the first at most 7.
+ *
+ * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for anything else. Lower case is refused, not converted: ids are
+ * compared as text, in the database too.
+ */
+export function parseTaskId(id: string, argument = 'id'): TaskId {
+  if (isTaskId(id)) return id
+  throw new InvalidArgumentError(argument, problem(id))
+}
+
+function problem(id: unknown): string {
+  const need = 'a task id is a ULID, 26 characters of 0-9 and A-Z without I, L, O and U, the first at most 7'
+  if (typeof id !== 'string') return `${need}.`
+  if (ULID.test(id.toUpperCase())) return `${need}; convert it with toUpperCase().`
+  return `${need}; this has ${id.length} characters. To push, leave id out and one is made.`
+}
+
+// One byte is one of the 32 characters with equal chance. Given explicitly, because what `ulid` looks for by itself is
+// missing where a DOM is emulated.
+const makeId = monotonicFactory(() => globalThis.crypto.getRandomValues(new Uint8Array(1))[0]! / 256)
+
+/** A new id. Within one process later ids sort after earlier ones, which keeps the index on ids dense. */
+export function newTaskId(): TaskId {
+  return makeId() as TaskId
+}
