@@ -1,0 +1,248 @@
+/**
+ * Brings schema `apalis` to the form of the contract. It looks at the catalog, does the next thing, and looks again, until
+ * nothing is left: so it does not matter who made the schema, how far an earlier setup came, or who else is setting up.
+ *
+ * Two kinds of work. What fits a transaction is done in one, behind the advisory lock that Rust setups share. Indexes of
+ * existing tables are built outside, CONCURRENTLY. Neither ever holds up an enqueue for longer than a lock timeout.
+ */
+import { blockingSessions } from '../statements/blocking-sessions.js'
+import { prepareForDdl, runDdl, setLockTimeout } from '../statements/ddl.js'
+import { createLedger, recordMigrations } from '../statements/ledger.js'
+import { onOneSession, withSettings } from '../statements/one-session.js'
+import { indexBuildUnderWay, lockSetup, tryLockIndexBuild, unlockIndexBuild } from '../statements/setup-locks.js'
+import { databaseError, isConnectionFailure } from '../vocabulary/database-error.js'
+import { database } from '../vocabulary/db.js'
+import type { Db, PgDb } from '../vocabulary/db.js'
+import { DatabaseError, isApalisError, MigrationError, SchemaError } from '../vocabulary/errors.js'
+import type { Repair } from '../vocabulary/findings.js'
+import { inspectSchema } from './inspect-schema.js'
+
+export interface SetupOptions {
+  /**
+   * Also creates the indexes that only the Rust crates ask for, so that every version of them accepts the database. They
+   * cost a worker 20 to 40 % of its throughput. Default: false.
+   */
+  readonly rustInterop?: boolean | undefined
+}
+
+/**
+ * Creates or completes schema `apalis`: run it at the start of an application or as a step of a deploy. Safe when many
+ * processes start at once; on a schema that is up to date it reads the catalog and takes no lock.
+ *
+ * A schema that a Rust crate (apalis-diesel-postgres) or drizzle-kit made is adopted: what is missing is added, of what is
+ * there only the body of `apalis.notify_new_jobs` is replaced. Indexes of existing tables are built concurrently, which
+ * needs a direct connection or a pooler in session mode. Other work on a table in use waits 2 s at most for its lock, then
+ * lets the enqueues pass and tries again, for 30 s.
+ *
+ * @throws {SchemaError} `SCHEMA` with the differences when schema `apalis` is of a form it does not know. Nothing was changed.
+ * @throws {MigrationError} `MIGRATION` when a step failed, with the sessions that kept it from getting its lock.
+ * @throws {DatabaseError} `DATABASE` when the connection failed.
+ */
+export async function setup(db: PgDb, options: SetupOptions = {}): Promise<void> {
+  await bringUpToDate(db, { rustInterop: options.rustInterop ?? false, patienceMs: 30_000 })
+}
+
+interface Settings {
+  readonly rustInterop: boolean
+  /** How long to wait for other sessions without getting anywhere. */
+  readonly patienceMs: number
+}
+
+/** @returns The names of the migrations and objects that were applied; empty if there was nothing to do. */
+export async function bringUpToDate(db: PgDb, settings: Settings): Promise<string[]> {
+  const connection = database(db, 'setup')
+  const patience = new Patience(settings.patienceMs)
+  try {
+    return await applyUntilComplete(connection, settings, patience)
+  } catch (error) {
+    throw await explained(error, connection, settings)
+  }
+}
+
+/** More looks than there are objects to create one by one. */
+const MAX_LOOKS = 50
+
+async function applyUntilComplete(db: Db, settings: Settings, patience: Patience): Promise<string[]> {
+  const applied = new Set<string>()
+  for (let look = 0; look < MAX_LOOKS; look++) {
+    const todo = await patience.retry(() => openWork(db, settings))
+    if (todo.transactional.length > 0 || todo.unrecorded.length > 0) {
+      for (const name of await applyInTransaction(db, settings, patience)) applied.add(name)
+    } else if (todo.concurrent.length > 0) {
+      for (const name of await buildIndexes(db, settings, patience)) applied.add(name)
+    } else {
+      return [...applied]
+    }
+  }
+  throw new MigrationError(
+    '(any)',
+    undefined,
+    undefined,
+    `The schema changes back after each step: ${[...applied].join(', ')}.`,
+  )
+}
+
+async function openWork(db: Db, settings: Settings) {
+  const { findings, unrecorded } = await inspectSchema(db, settings)
+  const unknown = findings.filter(({ repairs }) => repairs.length === 0)
+  if (unknown.length > 0) throw refusal(unknown.map(({ difference }) => difference))
+  const repairs = findings.flatMap((finding) => finding.repairs)
+  return {
+    transactional: repairs.filter(({ concurrently }) => !concurrently),
+    concurrent: repairs.filter(({ concurrently }) => concurrently),
+    unrecorded,
+  }
+}
+
+async function applyInTransaction(db: Db, settings: Settings, patience: Patience): Promise<string[]> {
+  return db.transaction(
+    async (tx) => {
+      await prepareForDdl(tx)
+      await setLockTimeout(tx, patience.waitMs())
+      await during('the lock of setup', () => lockSetup(tx))
+      // Looked at again: whoever held the lock has probably done it.
+      const { transactional, unrecorded } = await openWork(tx, settings)
+      // A savepoint for each try, so that the advisory lock is kept in the pauses: of several waiting setups one at a time
+      // gets into the way of enqueues.
+      await patience.retry((lockTimeoutMs) =>
+        tx.transaction(async (attempt) => {
+          await setLockTimeout(attempt, lockTimeoutMs)
+          for (const repair of transactional) await apply(attempt, repair)
+          if (unrecorded.length === 0) return
+          await during('the ledger', () => createLedger(attempt))
+          await during('the ledger', () => recordMigrations(attempt, unrecorded))
+        }),
+      )
+      return transactional.map(({ name }) => name)
+    },
+    // Under stricter levels the second look would see the catalog as it was before the wait for the lock.
+    { isolationLevel: 'read committed' },
+  )
+}
+
+async function buildIndexes(db: Db, settings: Settings, patience: Patience): Promise<string[]> {
+  for (;;) {
+    const built = await patience.retry(() => onOneSession(db, (session) => buildAlone(session, settings, patience)))
+    if (built !== undefined) return built
+    if (await indexBuildUnderWay(db)) patience.renew()
+    else if (patience.leftMs() === 0) throw new MigrationError('(indexes)', LOCK_TIMEOUT, undefined)
+    await pause()
+  }
+}
+
+/** Resolves to `undefined` when another setup is at it. */
+async function buildAlone(session: Db, settings: Settings, patience: Patience): Promise<string[] | undefined> {
+  if (!(await tryLockIndexBuild(session))) return undefined
+  try {
+    const { concurrent } = await openWork(session, settings)
+    // Waiting for old transactions stops nobody here, so the wait is not cut into short ones. A build takes as long as it takes.
+    const wait = { lock_timeout: `${patience.waitMs()}ms`, statement_timeout: '0', search_path: 'pg_catalog' }
+    await withSettings(session, { ...wait, client_min_messages: 'warning' }, async () => {
+      for (const repair of concurrent) await apply(session, repair)
+    })
+    return concurrent.map(({ name }) => name)
+  } finally {
+    await unlockIndexBuild(session)
+  }
+}
+
+async function apply(db: Db, { name, statements }: Repair): Promise<void> {
+  for (const statement of statements) await during(name, () => runDdl(db, statement))
+}
+
+async function during(name: string, run: () => Promise<void>): Promise<void> {
+  try {
+    await run()
+  } catch (error) {
+    throw migrationError(name, error)
+  }
+}
+
+const LOCK_TIMEOUT = '55P03'
+const DEADLOCK = '40P01'
+
+/** How long to go on although other sessions are in the way. */
+class Patience {
+  readonly #ms: number
+  #deadline: number
+
+  constructor(ms: number) {
+    this.#ms = ms
+    this.#deadline = Date.now() + ms
+  }
+
+  leftMs(): number {
+    return Math.max(0, this.#deadline - Date.now())
+  }
+
+  /** The same as a timeout of PostgreSQL, to which zero means for ever. */
+  waitMs(): number {
+    return Math.max(1, this.leftMs())
+  }
+
+  renew(): void {
+    this.#deadline = Date.now() + this.#ms
+  }
+
+  /** @param attempt - Gets how long to wait for a lock: briefly at first, because everybody who comes later waits behind it. */
+  async retry<Result>(attempt: (lockTimeoutMs: number) => Promise<Result>): Promise<Result> {
+    for (let lockTimeoutMs = 100; ; lockTimeoutMs = Math.min(2 * lockTimeoutMs, 2_000)) {
+      try {
+        return await attempt(lockTimeoutMs)
+      } catch (error) {
+        if (!isInTheWay(error) || this.leftMs() === 0) throw error
+      }
+      await pause()
+    }
+  }
+}
+
+/** The enqueues that queued behind a lock request run in it. */
+function pause(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 500))
+}
+
+/** A deadlock is with somebody else's DDL, and the server chose us. */
+function isInTheWay(error: unknown): boolean {
+  const sqlState = (databaseError('setting up the apalis schema', error) as Partial<DatabaseError>).sqlState
+  return sqlState === LOCK_TIMEOUT || sqlState === DEADLOCK
+}
+
+function refusal(differences: readonly string[]): SchemaError {
+  const sqlx = differences.some((difference) => /workers_pkey .* PRIMARY KEY \(id\),|hstore/.test(difference))
+  return new SchemaError(
+    `Schema apalis exists in a form that setup does not recognise; nothing was changed. ${
+      sqlx
+        ? 'It looks like that of the Rust crate apalis-postgres (sqlx), which cannot share a database with this library. Use another database, or let apalis-diesel-postgres 0.5 or newer convert it.'
+        : 'Use another database, or remove these differences:'
+    }`,
+    differences,
+  )
+}
+
+async function explained(error: unknown, db: Db, settings: Settings): Promise<Error> {
+  if (!isApalisError(error)) {
+    const operation = 'setting up the apalis schema'
+    return isConnectionFailure(error) ? databaseError(operation, error) : migrationError('(any)', error)
+  }
+  const sqlState = 'sqlState' in error ? error.sqlState : undefined
+  if (sqlState !== LOCK_TIMEOUT) return error
+  return lockTimeout(error, await blockingSessions(db).catch(() => []), settings)
+}
+
+function migrationError(name: string, error: unknown): Error {
+  if (isConnectionFailure(error)) return databaseError('setting up the apalis schema', error)
+  const { sqlState, cause } = databaseError('setting up the apalis schema', error) as DatabaseError
+  return new MigrationError(name, sqlState, cause as Error)
+}
+
+function lockTimeout(error: Error, blockers: readonly string[], { patienceMs }: Settings): MigrationError {
+  const name = error instanceof MigrationError ? error.migration : '(any)'
+  const who = blockers.length === 0 ? 'other sessions' : blockers.join('; ')
+  return new MigrationError(
+    name,
+    LOCK_TIMEOUT,
+    error.cause as Error | undefined,
+    `For ${Math.round(patienceMs / 1000)} s it could not get its lock; open transactions: ${who}. Wait for them or end them (pg_terminate_backend), then run setup again.`,
+  )
+}

@@ -1,0 +1,101 @@
+/** Reads the catalog of schema `apalis`, in one statement and thereby in one snapshot. */
+import { sql } from 'drizzle-orm'
+import type { Catalog } from '../vocabulary/catalog.js'
+import type { Db } from '../vocabulary/db.js'
+
+export async function readCatalog(db: Db): Promise<Catalog> {
+  const [row] = await db
+    .select({ catalog: sql<string>`${catalog}::text` })
+    .from(sql`(values (1)) as one (row)`)
+    .where(surroundings)
+    .$withCache(false)
+  // The cast to text keeps options such as postgres.camel from renaming the keys.
+  return JSON.parse(row?.catalog ?? '{}') as Catalog
+}
+
+/**
+ * Local to the statement, or to the transaction around it. With `apalis` on the search_path PostgreSQL leaves the schema
+ * out of definitions. Describing a table takes its weakest lock, which a migration under way may hold for long.
+ * Scalar subqueries, because those run exactly once and first.
+ */
+const surroundings = sql`(select set_config('search_path', 'pg_catalog', true)) is not null
+  and (select set_config('lock_timeout', '2s', true)) is not null`
+
+const relations = sql`
+  select json_object_agg(c.relname, json_build_object(
+    'kind', c.relkind,
+    'settings', coalesce(to_json(c.reloptions), '[]'),
+    'columns', (
+      select coalesce(json_agg(
+        concat_ws(' ',
+          a.attname,
+          format_type(a.atttypid, a.atttypmod),
+          case when a.attnotnull then 'not null' end,
+          'default ' || pg_get_expr(d.adbin, d.adrelid)
+        ) order by a.attnum
+      ), '[]')
+      from pg_attribute a
+      left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+      where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    )
+  ))
+  from pg_class c
+  where c.relnamespace = apalis.oid and c.relkind in ('r', 'p', 'f', 'v', 'm')`
+
+/** Since PostgreSQL 18 NOT NULL is a constraint as well; here it is part of the column. */
+const constraints = sql`
+  select json_object_agg(t.relname || '.' || c.conname, pg_get_constraintdef(c.oid))
+  from pg_constraint c join pg_class t on t.oid = c.conrelid
+  where t.relnamespace = apalis.oid and c.contype <> 'n'`
+
+const indexes = sql`
+  select json_object_agg(c.relname, json_build_object(
+    'definition', pg_get_indexdef(c.oid),
+    'valid', i.indisvalid and i.indisready
+  ))
+  from pg_index i join pg_class c on c.oid = i.indexrelid
+  where c.relnamespace = apalis.oid`
+
+const functions = sql`
+  select json_object_agg(p.proname || '(' || oidvectortypes(p.proargtypes) || ')', json_build_object(
+    'signature', concat_ws(' ',
+      '(' || pg_get_function_arguments(p.oid) || ')',
+      'returns ' || pg_get_function_result(p.oid),
+      'language ' || l.lanname,
+      case p.provolatile when 'v' then 'volatile' when 's' then 'stable' else 'immutable' end,
+      case when p.prosecdef then 'security definer' else 'security invoker' end,
+      'set ' || array_to_string(p.proconfig, ', ')
+    ),
+    'body', p.prosrc
+  ))
+  from pg_proc p join pg_language l on l.oid = p.prolang
+  where p.pronamespace = apalis.oid`
+
+const triggers = sql`
+  select json_object_agg(t.relname || '.' || g.tgname,
+    pg_get_triggerdef(g.oid) || case g.tgenabled when 'O' then '' else ' (disabled)' end)
+  from pg_trigger g join pg_class t on t.oid = g.tgrelid
+  where t.relnamespace = apalis.oid and not g.tgisinternal`
+
+const ledger = sql`
+  select json_build_object(
+    'exists', table_oid is not null,
+    'readable', coalesce(has_schema_privilege(schema_oid, 'usage') and has_table_privilege(table_oid, 'select'), false),
+    'writable', case
+      when table_oid is not null then has_schema_privilege(schema_oid, 'usage') and has_table_privilege(table_oid, 'insert')
+      when schema_oid is not null then has_schema_privilege(schema_oid, 'create')
+      else has_database_privilege(current_database(), 'create')
+    end)
+  from (select to_regnamespace('apalis_drizzle')::oid, to_regclass('apalis_drizzle.migrations')::oid) as names (schema_oid, table_oid)`
+
+const catalog = sql`(
+  select json_build_object(
+    'relations', coalesce((${relations}), '{}'),
+    'constraints', coalesce((${constraints}), '{}'),
+    'indexes', coalesce((${indexes}), '{}'),
+    'functions', coalesce((${functions}), '{}'),
+    'triggers', coalesce((${triggers}), '{}'),
+    'ledger', (${ledger})
+  )
+  from (select to_regnamespace('apalis')::oid) as apalis (oid)
+)`
