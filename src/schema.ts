@@ -25,14 +25,17 @@ import {
 export const STATUSES = ['Pending', 'Queued', 'Running', 'Done', 'Failed', 'Killed'] as const
 
 /** Raw bytes. Drivers return a Buffer, a Uint8Array or hex text; the value read is always a Uint8Array. */
-const bytea = customType<{ data: Uint8Array; driverData: Uint8Array | string }>({
+export const bytea = customType<{ data: Uint8Array; driverData: Uint8Array | string }>({
   dataType: () => 'bytea',
   toDriver: (bytes) => bytes,
-  fromDriver: (value) => (typeof value === 'string' ? Uint8Array.from(value.slice(2).match(/../g) ?? [], (hex) => Number.parseInt(hex, 16)) : value),
+  fromDriver: (value) =>
+    typeof value === 'string'
+      ? Uint8Array.from(value.slice(2).match(/../g) ?? [], (hex) => Number.parseInt(hex, 16))
+      : value,
 })
 
 /** JSON that reads and writes alike on every driver and Drizzle version: the cast through text keeps drivers from encoding it twice. */
-const jsonb = customType<{ data: unknown; driverData: unknown }>({
+export const jsonb = customType<{ data: unknown; driverData: unknown }>({
   dataType: () => 'jsonb',
   toDriver: (value) => sql`${JSON.stringify(value)}::text::jsonb`,
   fromDriver: (value) => value,
@@ -86,20 +89,32 @@ export const jobs = apalis.table(
       foreignColumns: [workers.id, workers.workerType],
     }),
     // A key is taken per queue for as long as its row exists, whatever its status.
-    uniqueIndex('idx_jobs_idempotency_key').on(table.jobType, table.idempotencyKey).where(sql`${table.idempotencyKey} IS NOT NULL`),
+    uniqueIndex('idx_jobs_idempotency_key')
+      .on(table.jobType, table.idempotencyKey)
+      .where(sql`${table.idempotencyKey} IS NOT NULL`),
     // Claims read it in order. `nullsFirst` because Postgres sorts DESC so by default, and an index in any other order is of no use.
     index('jobs_dequeue_idx')
       .on(table.jobType, table.priority.desc().nullsFirst(), table.runAt, table.id)
-      .where(sql`${table.status} = 'Pending' OR (${table.status} = 'Failed' AND ${table.attempts} < ${table.maxAttempts})`),
+      .where(
+        sql`${table.status} = 'Pending' OR (${table.status} = 'Failed' AND ${table.attempts} < ${table.maxAttempts})`,
+      ),
     // The sweep and the heartbeat find owned tasks by it.
     index('jobs_locked_by_queue_idx')
       .on(table.jobType, table.lockBy)
       .where(sql`${table.lockBy} IS NOT NULL AND ${table.status} IN ('Running', 'Queued')`),
     // Listing and pruning of finished tasks.
-    index('jobs_job_type_done_at_idx').on(table.jobType, table.doneAt).where(sql`${table.doneAt} IS NOT NULL`),
+    index('jobs_job_type_done_at_idx')
+      .on(table.jobType, table.doneAt)
+      .where(sql`${table.doneAt} IS NOT NULL`),
     // Lists of failures; only failures write it.
     index('jobs_failed_idx')
-      .on(table.jobType, table.status, table.doneAt.desc().nullsFirst(), table.runAt.desc().nullsFirst(), table.id.desc().nullsFirst())
+      .on(
+        table.jobType,
+        table.status,
+        table.doneAt.desc().nullsFirst(),
+        table.runAt.desc().nullsFirst(),
+        table.id.desc().nullsFirst(),
+      )
       .where(sql`${table.status} IN ('Failed', 'Killed')`),
   ],
 )

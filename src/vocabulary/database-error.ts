@@ -38,8 +38,15 @@ export function sqlStateOf(error: unknown): string | undefined {
  * (class 08 and 57P01 to 57P03, https://www.postgresql.org/docs/current/errcodes-appendix.html).
  */
 export function isConnectionFailure(error: unknown): boolean {
+  if (isApalisError(error)) return false
   const sqlState = sqlStateOf(error)
   return sqlState === undefined || sqlState.startsWith('08') || ['57P01', '57P02', '57P03'].includes(sqlState)
+}
+
+/** Whether no connection came about at all, so that no statement can have been executed. */
+export function isRefusedConnection(error: unknown): boolean {
+  const codes = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'CONNECT_TIMEOUT', '57P03']
+  return causes(error).some((link) => codes.includes(String((link as { code?: unknown }).code)))
 }
 
 /** Whether nothing was stored and the same statement may succeed now: deadlock, serialization, lock or statement timeout. */
@@ -62,7 +69,9 @@ export function databaseError(operation: string, error: unknown): Error {
 const OWNER_CONSTRAINTS = ['jobs_lock_by_worker_type_fkey', 'jobs_lock_by_fkey']
 
 /** The next step, where an error has a well-known cause. */
-export function databaseHint(error: Pick<ServerError, 'message' | 'constraint' | 'table'> | undefined): string | undefined {
+export function databaseHint(
+  error: Pick<ServerError, 'message' | 'constraint' | 'table'> | undefined,
+): string | undefined {
   if (error === undefined) return undefined
   const { message, constraint, table } = error
   if (/relation "?apalis\.jobs"? does not exist|no such table: apalis\.jobs/i.test(message)) {

@@ -59,12 +59,22 @@ export function transaction(tx: PgTx, call: string): Db {
 /** A plain database, not a transaction. */
 export function database(db: PgDb, call: string): Db {
   if (typeof (db as { transaction?: unknown } | undefined)?.transaction !== 'function') {
-    throw new InvalidArgumentError('db', `${call} needs a Drizzle database on Postgres, as drizzle({ client }) returns it.`)
+    throw new InvalidArgumentError(
+      'db',
+      `${call} needs a Drizzle database on Postgres, as drizzle({ client }) returns it.`,
+    )
   }
   if (typeof (db as { rollback?: unknown }).rollback === 'function') {
     throw new InvalidArgumentError('db', `${call} needs the database itself, not a transaction.`)
   }
   return primary(db)
+}
+
+/** Drizzle's own name for the class of a database, such as `PostgresJsDatabase`; the same in every copy of Drizzle. */
+export function kindOf(db: Db): string | undefined {
+  const { constructor } = db as unknown as { constructor: { [kind: symbol]: unknown } }
+  const kind = constructor[Symbol.for('drizzle:entityKind')]
+  return typeof kind === 'string' ? kind : undefined
 }
 
 interface Preparable<Prepared> {

@@ -66,14 +66,19 @@ export class OutcomeUnknownError extends ApalisError {
   readonly code = 'OUTCOME_UNKNOWN'
   readonly operation: string
   readonly taskId: TaskId
+  /** All ids of the push; a push of many is stored as a whole or not at all. */
+  readonly taskIds: readonly TaskId[]
 
-  constructor(operation: string, taskId: TaskId, cause?: Error, hint?: string) {
+  constructor(operation: string, taskIds: readonly [TaskId, ...TaskId[]], cause?: Error, hint?: string) {
+    const [first, ...others] = taskIds
+    const tasks = others.length === 0 ? `task ${first}` : `task ${first} and ${others.length} more`
     super(
-      `The outcome of ${operation} is unknown: task ${taskId} may or may not be stored. Look the id up, or push the task again with this id, which stores it at most once.${hint === undefined ? '' : ` ${hint}`}`,
-      { cause },
+      `The outcome of ${operation} is unknown: ${tasks} may or may not be stored. Look the id up, or push again with the same id, which stores the task at most once.${hint === undefined ? '' : ` ${hint}`}`,
+      cause === undefined ? undefined : { cause },
     )
     this.operation = operation
-    this.taskId = taskId
+    this.taskId = first
+    this.taskIds = taskIds
   }
 }
 
@@ -264,7 +269,10 @@ export class NotifyListenerError extends ApalisError {
   readonly code = 'NOTIFY_LISTENER'
 
   constructor(reason: string, options?: ErrorOptions) {
-    super(`Notifications are off: ${reason}. Tasks are still found by polling; the listener reconnects by itself.`, options)
+    super(
+      `Notifications are off: ${reason}. Tasks are still found by polling; the listener reconnects by itself.`,
+      options,
+    )
   }
 }
 
@@ -288,6 +296,9 @@ const ABORT_REASONS = {
   cancelled: 'it was cancelled.',
 } as const satisfies Record<TaskAbortedError['why'], string>
 
+/** Shared by all copies of the library, as `BRAND` is. */
+const STEERING = Symbol.for('apalis-drizzle.steering')
+
 /** Throw it from a handler to end the task as Killed now, whatever attempts are left. */
 export class AbortTaskError extends Error {
   override readonly name = 'AbortTaskError'
@@ -295,6 +306,7 @@ export class AbortTaskError extends Error {
   /** @param reason - Stored in the task's result. */
   constructor(reason: string, options?: ErrorOptions) {
     super(reason, options)
+    Object.defineProperty(this, STEERING, { value: 'abort' })
   }
 }
 
@@ -303,10 +315,14 @@ export class RetryAfterError extends Error {
   override readonly name = 'RetryAfterError'
   readonly delayMsOrAt: number | Date
 
-  /** @param delayMsOrAt - Milliseconds from now by the database's clock, or an instant. */
+  /**
+   * @param delayMsOrAt - Milliseconds from now by the database's clock, or an instant.
+   * @throws {InvalidArgumentError} for a negative or infinite delay and an invalid date.
+   */
   constructor(delayMsOrAt: number | Date, options?: ErrorOptions) {
     super(`retry ${when(delayMsOrAt)}`, options)
     this.delayMsOrAt = delayMsOrAt
+    Object.defineProperty(this, STEERING, { value: 'retry' })
   }
 }
 
@@ -315,11 +331,26 @@ export class DeferTaskError extends Error {
   override readonly name = 'DeferTaskError'
   readonly delayMsOrAt: number | Date
 
-  /** @param delayMsOrAt - Milliseconds from now by the database's clock, or an instant. Less than a second may become a second. */
+  /**
+   * @param delayMsOrAt - Milliseconds from now by the database's clock, or an instant. Less than a second may become a second.
+   * @throws {InvalidArgumentError} for a negative or infinite delay and an invalid date.
+   */
   constructor(delayMsOrAt: number | Date, options?: ErrorOptions) {
     super(`deferred ${when(delayMsOrAt)}`, options)
     this.delayMsOrAt = delayMsOrAt
+    Object.defineProperty(this, STEERING, { value: 'defer' })
   }
+}
+
+export type SteeringError =
+  { readonly steering: 'abort' } | { readonly steering: 'retry' | 'defer'; readonly delayMsOrAt: number | Date }
+
+/** What a handler's error asks for, if it is one of the three above. */
+export function steeringOf(error: unknown): SteeringError | undefined {
+  if (!(error instanceof Error) || !(STEERING in error)) return undefined
+  const steering = error[STEERING] as SteeringError['steering']
+  if (steering === 'abort') return { steering }
+  return { steering, delayMsOrAt: (error as unknown as DeferTaskError).delayMsOrAt }
 }
 
 export type AnyApalisError =
@@ -352,8 +383,11 @@ export function isApalisError(error: unknown, code?: string): boolean {
 }
 
 function when(delayMsOrAt: number | Date): string {
-  if (!(delayMsOrAt instanceof Date)) return `after ${delayMsOrAt} ms`
-  return Number.isNaN(delayMsOrAt.getTime()) ? 'at an invalid date' : `at ${delayMsOrAt.toISOString()}`
+  const value = delayMsOrAt instanceof Date ? delayMsOrAt.getTime() : delayMsOrAt
+  if (!Number.isFinite(value) || value < 0) {
+    throw new InvalidArgumentError('delayMsOrAt', 'pass milliseconds from 0 upwards, or a valid Date.')
+  }
+  return delayMsOrAt instanceof Date ? `at ${delayMsOrAt.toISOString()}` : `after ${delayMsOrAt} ms`
 }
 
 /** A few keys in full, so that a batch of thousands does not become a message of megabytes. */

@@ -21,4 +21,9 @@ export type WorkerEventBody =
       readonly id: TaskId
       readonly attempt: number
     }
-  | { readonly type: 'task.failed' | 'task.killed'; readonly id: TaskId; readonly attempt: number; readonly cause: unknown }
+  | {
+      readonly type: 'task.failed' | 'task.killed'
+      readonly id: TaskId
+      readonly attempt: number
+      readonly cause: unknown
+    }

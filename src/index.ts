@@ -1,0 +1,51 @@
+/// <reference lib="esnext.disposable" preserve="true" />
+export { defineQueue } from './vocabulary/queue.js'
+export type { Queue, QueueOptions } from './vocabulary/queue.js'
+export type { Metadata, Task, TaskOptions } from './vocabulary/task.js'
+export { jsonCodec, superjsonCodec } from './vocabulary/codec.js'
+export type { Codec } from './vocabulary/codec.js'
+export { typed } from './vocabulary/standard-schema.js'
+export type { StandardSchema } from './vocabulary/standard-schema.js'
+export type { Backoff } from './vocabulary/retry.js'
+
+export { pushTaskWithTx, pushTasksWithTx } from './processes/push-with-tx.js'
+export type { OnConflict } from './processes/push-with-tx.js'
+export { PostgresStorage } from './storage.js'
+export { runWorkers } from './processes/run-workers.js'
+export type { RunOptions } from './processes/run-workers.js'
+export { shutdownSignal } from './processes/shutdown-signal.js'
+export type { Worker } from './processes/worker.js'
+export type { StorageConfig, WorkerOptions } from './vocabulary/settings.js'
+export type { Claim, Handler, TaskContext, TaskFields } from './vocabulary/claim.js'
+export type { WorkerEvent } from './vocabulary/events.js'
+export type { Status } from './vocabulary/row.js'
+
+export { setup } from './processes/setup.js'
+export { verifySchema } from './processes/verify-schema.js'
+
+export type { PgDb, PgTx, TxOf } from './vocabulary/db.js'
+
+export {
+  AbortTaskError,
+  AlreadyRegisteredError,
+  ApalisError,
+  DatabaseError,
+  DecodeError,
+  DeferTaskError,
+  IdempotencyConflictError,
+  InvalidArgumentError,
+  isApalisError,
+  MigrationError,
+  MissingFieldError,
+  NotifyListenerError,
+  OutcomeUnknownError,
+  PoolError,
+  RetryAfterError,
+  RowError,
+  SchemaError,
+  StaleAcknowledgementError,
+  TaskAbortedError,
+  TaskNotFoundError,
+  WorkerNotRegisteredError,
+} from './vocabulary/errors.js'
+export type { AnyApalisError, Issue, TaskId } from './vocabulary/errors.js'

@@ -1,0 +1,79 @@
+import { TaskAbortedError } from '../vocabulary/errors.js'
+import type { TaskId } from '../vocabulary/errors.js'
+import type { Fence } from '../vocabulary/outcome.js'
+import type { TaskRow } from '../vocabulary/row.js'
+
+/** A claimed task's columns, as far as a claim needs them. */
+export interface HeldRow extends TaskRow {
+  readonly job: Uint8Array
+  /** Whole seconds since 1970. */
+  readonly lockAt: number
+}
+
+/**
+ * One claim of one task, as this process holds it. A later claim of the same task is another object, so that what an
+ * earlier run still does cannot touch it.
+ *
+ * - `buffered`: waits for a slot.
+ * - `running`: its handler runs.
+ * - `acking`: its outcome is on the way to the database.
+ * - `over`: acknowledged, handed back or lost; nothing of it reaches the database any more.
+ */
+export class HeldClaim {
+  state: 'buffered' | 'running' | 'acking' | 'over' = 'buffered'
+  /** When this process received the claim, by `performance.now()`. */
+  readonly heldSince = performance.now()
+  /** Whether the database shows it as Queued, and so would not charge it if this process died. */
+  shownAsQueued: boolean
+  /** Why `signal` aborted, if it did. */
+  abortedBecause: TaskAbortedError['why'] | undefined
+  #startedAt: number | undefined
+  readonly #abort = new AbortController()
+
+  constructor(readonly row: HeldRow) {
+    this.shownAsQueued = row.status === 'Queued'
+  }
+
+  get id(): TaskId {
+    return this.row.id as TaskId
+  }
+
+  /** The number of this execution: 1 for the first. */
+  get attempt(): number {
+    return this.row.attempts + 1
+  }
+
+  get fence(): Fence {
+    return { id: this.row.id, attempts: this.row.attempts, lockAt: this.row.lockAt }
+  }
+
+  get signal(): AbortSignal {
+    return this.#abort.signal
+  }
+
+  isClaimOf(fence: Fence | undefined): boolean {
+    return fence !== undefined && fence.attempts === this.row.attempts && fence.lockAt === this.row.lockAt
+  }
+
+  start(): void {
+    this.state = 'running'
+    this.#startedAt = performance.now()
+  }
+
+  /** Milliseconds; 0 while it is not running. */
+  runningFor(now: number): number {
+    return this.state === 'running' && this.#startedAt !== undefined ? now - this.#startedAt : 0
+  }
+
+  abort(why: TaskAbortedError['why']): void {
+    if (this.signal.aborted) return
+    this.abortedBecause = why
+    this.#abort.abort(new TaskAbortedError(why, this.id))
+  }
+
+  /** The database no longer counts it as ours: the handler is told, and nothing it does is recorded. */
+  lose(): void {
+    this.state = 'over'
+    this.abort('claim-lost')
+  }
+}

@@ -1,0 +1,75 @@
+/**
+ * A worker's place in its queue: a name that no other live process holds, and a secret token that proves it.
+ *
+ * A name without a number means a family, `base#1`, `base#2` and so on. A starting worker takes the lowest number whose
+ * holder is gone, so that restarts never wait for a dead predecessor and rows of workers do not pile up.
+ */
+import { ulid } from 'ulid'
+import { namesInUse, register, release, takeBackTasks } from '../statements/register.js'
+import type { NameInUse, Registration as Request } from '../statements/register.js'
+import { databaseError } from '../vocabulary/database-error.js'
+import type { Db } from '../vocabulary/db.js'
+import { AlreadyRegisteredError } from '../vocabulary/errors.js'
+import type { TaskId } from '../vocabulary/errors.js'
+
+export interface Registration {
+  readonly queue: string
+  readonly worker: string
+  readonly leaseToken: string
+  /** Tasks of a dead process of the same name, which are back in the queue now. */
+  readonly takenBack: readonly TaskId[]
+}
+
+/** Names to try beyond those in use, for the case that as many workers start at the same time. */
+const SPARE_NAMES = 100
+
+/**
+ * @throws {AlreadyRegisteredError} `ALREADY_REGISTERED` when a full name is held by a live process.
+ * @throws {DatabaseError} `DATABASE`
+ */
+export async function registerWorker(
+  db: Db,
+  queue: string,
+  name: string,
+  thresholdMs: number,
+  layers: string,
+): Promise<Registration> {
+  // Not from the factory of the task ids, which counts up from the last one: a token must not be guessable.
+  const leaseToken = ulid()
+  try {
+    // One transaction: the tasks of a predecessor return in the moment that its name changes hands.
+    return await db.transaction(async (tx: Db) => {
+      for (const worker of await candidates(tx, queue, name, thresholdMs)) {
+        const request: Request = { queue, worker, leaseToken, layers, thresholdMs, storageName: 'DrizzleStorage' }
+        if (!(await register(tx, request))) continue
+        return { queue, worker, leaseToken, takenBack: (await takeBackTasks(tx, queue, worker)) as TaskId[] }
+      }
+      throw new AlreadyRegisteredError(queue, name)
+    })
+  } catch (error) {
+    throw databaseError(`registering worker ${name} in queue ${queue}`, error)
+  }
+}
+
+/** Gives the name back. The tasks must have been handed back before. */
+export async function releaseWorker(db: Db, registration: Registration, thresholdMs: number): Promise<void> {
+  try {
+    await release(db, { ...registration, thresholdMs })
+  } catch (error) {
+    throw databaseError(`releasing worker ${registration.worker}`, error)
+  }
+}
+
+async function candidates(tx: Db, queue: string, name: string, thresholdMs: number): Promise<string[]> {
+  if (/#\d+$/.test(name)) return [name]
+  return namesToTry(name, await namesInUse(tx, queue, name, thresholdMs))
+}
+
+/** Names whose holder is gone, lowest first, then new ones in the gaps and beyond. */
+export function namesToTry(base: string, inUse: readonly NameInUse[]): string[] {
+  const live = new Set(inUse.filter(({ stale }) => !stale).map(({ name }) => name))
+  const known = new Set(inUse.map(({ name }) => name))
+  const names = Array.from({ length: inUse.length + SPARE_NAMES }, (_, index) => `${base}#${index + 1}`)
+  const free = names.filter((name) => !live.has(name))
+  return [...free.filter((name) => known.has(name)), ...free.filter((name) => !known.has(name))]
+}

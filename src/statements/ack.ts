@@ -1,0 +1,120 @@
+import { eq, sql } from 'drizzle-orm'
+import type { SQL } from 'drizzle-orm'
+import { jobs } from '../schema.js'
+import { arrayLiteral } from '../vocabulary/array-literal.js'
+import { prepared } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
+import type { AckEntry, AckOutcome } from '../vocabulary/outcome.js'
+
+/**
+ * Records the outcomes of claims, one or many, in one statement. A claim that is no longer the task's changes nothing.
+ *
+ * @returns By id the status that was written; a stale claim's id is absent. A failure that used the last attempt is Killed.
+ */
+export async function ack(
+  db: Db,
+  queue: string,
+  worker: string,
+  entries: readonly AckEntry[],
+): Promise<Map<string, string>> {
+  const rows = await prepared(db, ackStatement).execute({ queue, worker, ...parameters(entries) })
+  return new Map(rows.map((row) => [row.id, row.status]))
+}
+
+/** The claims as rows of arrays: one constant text for any number. */
+const CLAIMS = sql`unnest(
+    ${sql.placeholder('id')}::text[], ${sql.placeholder('attempts')}::int[], ${sql.placeholder('lockAt')}::bigint[],
+    ${sql.placeholder('outcome')}::text[], ${sql.placeholder('result')}::text[], ${sql.placeholder('delayMs')}::float8[],
+    ${sql.placeholder('atMs')}::float8[], ${sql.placeholder('unlock')}::boolean[]
+  ) as claim(id, attempts, lock_at, outcome, result, delay_ms, at_ms, unlock)`
+
+const exhausted = sql`${jobs.attempts} + 1 >= ${jobs.maxAttempts}`
+const backToQueue = sql`claim.outcome = 'Pending'`
+const unlocked = sql`(${backToQueue} or claim.unlock)`
+const due = sql`coalesce('epoch'::timestamptz + claim.at_ms * interval '1 ms', now() + claim.delay_ms * interval '1 ms')`
+
+function ackStatement(db: Db) {
+  return db
+    .update(jobs)
+    .set({
+      status: sql`case when claim.outcome = 'Failed' and ${exhausted} then 'Killed' else claim.outcome end`,
+      // The bound holds for rows that another program left with a full budget; the check constraint would refuse more.
+      attempts: sql`case when ${backToQueue} then ${jobs.attempts} else least(${jobs.attempts} + 1, ${jobs.maxAttempts}) end`,
+      lastResult: sql`coalesce(claim.result::jsonb, ${jobs.lastResult})`,
+      // Finished rows keep owner and lock time as history: an ack whose answer was lost is recognised by them.
+      lockBy: sql`case when not ${unlocked} then ${jobs.lockBy} end`,
+      lockAt: sql`case when not ${unlocked} then ${jobs.lockAt} end`,
+      doneAt: sql`case when not ${backToQueue} then now() end`,
+      runAt: nextRunAt(),
+    })
+    .from(CLAIMS)
+    .where(sql`${jobs.id} = claim.id and ${fence()}`)
+    .returning({ id: jobs.id, status: sql<string>`${jobs.status}` })
+}
+
+/**
+ * The claim is still the task's. Postgres checks it again on the row that an earlier transaction has changed meanwhile.
+ * Inside a CASE, because the planner would otherwise start from the index of owned tasks, which collects dead entries,
+ * and not from the primary key.
+ */
+function fence(): SQL {
+  return sql`case when ${jobs.status} in ('Running', 'Queued') and ${jobs.jobType} = ${sql.placeholder('queue')}
+    and ${jobs.lockBy} = ${sql.placeholder('worker')} and ${jobs.attempts} = claim.attempts
+    and ${jobs.lockAt} = to_timestamp(claim.lock_at) then true end`
+}
+
+/**
+ * A task that returns uncharged could be claimed again by the same worker in the same second, and the new claim would
+ * look like the old one. Due a second after the lock at the earliest, its next lock time differs.
+ */
+function nextRunAt(): SQL {
+  return sql`case
+    when ${backToQueue} then greatest(coalesce(${due}, ${jobs.runAt}), ${jobs.lockAt} + interval '1 second')
+    when claim.outcome = 'Failed' and not (${exhausted}) then ${due}
+    else ${jobs.runAt} end`
+}
+
+function parameters(entries: readonly AckEntry[]): Record<string, string> {
+  const dues = entries.map(({ outcome }) => ('due' in outcome ? outcome.due : undefined))
+  return {
+    id: arrayLiteral(entries.map(({ fence }) => fence.id)),
+    attempts: arrayLiteral(entries.map(({ fence }) => fence.attempts)),
+    lockAt: arrayLiteral(entries.map(({ fence }) => fence.lockAt)),
+    outcome: arrayLiteral(entries.map(({ outcome }) => outcome.status)),
+    result: arrayLiteral(entries.map(({ outcome }) => resultOf(outcome))),
+    delayMs: arrayLiteral(dues.map((when) => (when !== undefined && 'delayMs' in when ? when.delayMs : null))),
+    atMs: arrayLiteral(dues.map((when) => (when !== undefined && 'atMs' in when ? when.atMs : null))),
+    unlock: arrayLiteral(entries.map(({ outcome }) => outcome.status === 'Killed' && outcome.unlock === true)),
+  }
+}
+
+function resultOf(outcome: AckOutcome): string | null {
+  return outcome.status === 'Pending' ? null : outcome.result
+}
+
+/**
+ * Which of the claims were acknowledged by a statement whose answer was lost: the row shows the same owner, lock time and
+ * one attempt more, as only the ack of this very claim leaves it.
+ */
+export async function acknowledgedEarlier(
+  db: Db,
+  queue: string,
+  worker: string,
+  entries: readonly AckEntry[],
+): Promise<Map<string, string>> {
+  const rows = await prepared(db, historyStatement).execute({ queue, worker, ...parameters(entries) })
+  return new Map(rows.map((row) => [row.id, row.status]))
+}
+
+function historyStatement(db: Db) {
+  return db
+    .select({ id: jobs.id, status: sql<string>`${jobs.status}` })
+    .from(jobs)
+    .innerJoin(
+      CLAIMS,
+      sql`${jobs.id} = claim.id and ${jobs.attempts} = claim.attempts + 1 and ${jobs.lockAt} = to_timestamp(claim.lock_at)
+        and (${jobs.status} = claim.outcome or (claim.outcome = 'Failed' and ${jobs.status} = 'Killed'))`,
+    )
+    .where(eq(jobs.lockBy, sql.placeholder('worker')))
+    .$withCache(false)
+}

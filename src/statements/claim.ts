@@ -1,0 +1,122 @@
+import { and, eq, sql } from 'drizzle-orm'
+import type { SQL } from 'drizzle-orm'
+import { jobs, workers } from '../schema.js'
+import { claimable } from '../vocabulary/claimable.js'
+import { prepared } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
+
+/** The row of a claimed task, as the database holds it. */
+export interface ClaimedRow {
+  readonly id: string
+  readonly job: Uint8Array
+  readonly status: string
+  /** Executions charged before this claim. */
+  readonly attempts: number
+  readonly maxAttempts: number
+  readonly priority: number
+  readonly runAt: Date
+  /** Whole seconds since 1970. A number, because a `Date` would be compared with less precision than the column has. */
+  readonly lockAt: number
+  /** JSON text: drivers may rename the keys of parsed JSON. */
+  readonly metadata: string | null
+  readonly idempotencyKey: string | null
+}
+
+export interface ClaimRequest {
+  readonly queue: string
+  readonly worker: string
+  readonly leaseToken: string
+  /** The registration counts while its heartbeat is younger than this. */
+  readonly thresholdMs: number
+  /** At most so many tasks. */
+  readonly limit: number
+  /** Of these so many as Running, because a slot is free for them, and the rest as Queued. */
+  readonly running: number
+}
+
+/**
+ * Takes due tasks of a queue, highest priority first, then the oldest, skipping those that other transactions lock. A
+ * worker whose registration was lost or is stale gets none.
+ *
+ * Tasks for which no slot is free become Queued and not Running, so that the sweep does not charge them an attempt when
+ * the process dies before they start.
+ */
+export async function claim(db: Db, request: ClaimRequest): Promise<ClaimedRow[]> {
+  const rows = await prepared(db, claimStatement).execute({ ...request })
+  // An UPDATE returns its rows in no particular order.
+  return rows.sort((a, b) => b.priority - a.priority || a.runAt.getTime() - b.runAt.getTime() || (a.id < b.id ? -1 : 1))
+}
+
+function claimStatement(db: Db) {
+  const next = db
+    .$with('next', { taskId: sql<string>`task_id`.as('task_id'), place: sql<number>`place`.as('place') })
+    .as(nextTasks())
+  return db
+    .with(next)
+    .update(jobs)
+    .set({
+      status: sql`case when ${next.place} <= ${sql.placeholder('running')}::int then 'Running' else 'Queued' end`,
+      lockBy: sql`${sql.placeholder('worker')}::text`,
+      lockAt: sql`date_trunc('second', now())`,
+      doneAt: sql`null`,
+    })
+    .from(next)
+    .where(eq(jobs.id, next.taskId))
+    .returning({
+      id: jobs.id,
+      job: jobs.job,
+      status: sql<string>`${jobs.status}`,
+      attempts: jobs.attempts,
+      maxAttempts: jobs.maxAttempts,
+      priority: jobs.priority,
+      runAt: jobs.runAt,
+      lockAt: sql`extract(epoch from ${jobs.lockAt})::float8`.mapWith(Number),
+      metadata: sql<string | null>`${jobs.metadata}::text`,
+      idempotencyKey: jobs.idempotencyKey,
+    })
+}
+
+/**
+ * The tasks to take, locked. The builders have no WITH RECURSIVE and no lateral join with a lock, hence raw SQL.
+ *
+ * The index is ordered by priority first, so one pass over it would walk every delayed task of a high priority before it
+ * meets the first due one of a lower priority. Instead the distinct priorities are found one by one, a loose scan of the
+ * index, and the due tasks of each are read in order. Beyond 64 priorities the plain pass is cheaper than the steps.
+ */
+function nextTasks(): SQL {
+  const inQueue = and(sql`${jobs.jobType} = ${sql.placeholder('queue')}`, claimable())
+  const limit = sql`${sql.placeholder('limit')}::int`
+  const order = sql`${jobs.priority} desc, ${jobs.runAt}, ${jobs.id}`
+  const columns = sql`${jobs.id} as id, ${jobs.priority} as priority, ${jobs.runAt} as run_at`
+  return sql`
+    with recursive level(priority, step) as (
+      (select ${jobs.priority}, 1 from ${jobs} where ${inQueue} order by ${jobs.priority} desc limit 1)
+      union all
+      select (select ${jobs.priority} from ${jobs} where ${inQueue} and ${jobs.priority} < level.priority
+              order by ${jobs.priority} desc limit 1), step + 1
+      from level where level.priority is not null and step < 64
+    ),
+    due as materialized (
+      (select task.* from level cross join lateral (
+         select ${columns} from ${jobs}
+         where ${inQueue} and ${jobs.priority} = level.priority and ${jobs.runAt} <= now()
+         order by ${jobs.runAt}, ${jobs.id} limit ${limit} for update skip locked
+       ) task where level.priority is not null and ${registered()} limit ${limit})
+      union all
+      select task.* from (
+         select ${columns} from ${jobs}
+         where ${inQueue} and ${jobs.runAt} <= now() and ${jobs.priority} < (select priority from level where step = 64) and ${registered()}
+         order by ${order} limit ${limit} for update skip locked
+       ) task
+      limit ${limit}
+    )
+    select id as task_id, row_number() over (order by priority desc, run_at, id)::int as place from due`
+}
+
+/** Asked of the primary key, once per statement; without a lock, which would make the owner's heartbeat wait. */
+function registered(): SQL {
+  return sql`(select true from ${workers}
+    where ${workers.id} = ${sql.placeholder('worker')} and ${workers.workerType} = ${sql.placeholder('queue')}
+      and ${workers.leaseToken} = ${sql.placeholder('leaseToken')}
+      and ${workers.lastSeen} > now() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms')`
+}

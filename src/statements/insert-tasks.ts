@@ -1,0 +1,111 @@
+import { isNotNull, sql } from 'drizzle-orm'
+import type { SQL } from 'drizzle-orm'
+import { integer, text, timestamp } from 'drizzle-orm/pg-core'
+import { apalis, bytea, jsonb } from '../schema.js'
+import { arrayLiteral, bytesArrayLiteral } from '../vocabulary/array-literal.js'
+import { prepared } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
+import type { EncodedTask } from '../vocabulary/task.js'
+
+/**
+ * The columns a producer writes. An INSERT through the whole table would name status, attempts and the lock columns too,
+ * which a role with grants on these eight alone may not do.
+ */
+const newJobs = apalis.table('jobs', {
+  job: bytea('job').notNull(),
+  id: text('id').notNull(),
+  jobType: text('job_type').notNull(),
+  maxAttempts: integer('max_attempts').notNull(),
+  runAt: timestamp('run_at', { withTimezone: true }).notNull(),
+  priority: integer('priority').notNull(),
+  metadata: jsonb('metadata'),
+  idempotencyKey: text('idempotency_key'),
+})
+
+/**
+ * Inserts tasks in the caller's transaction, one statement and one round trip. A task whose key is taken is left out,
+ * without an error, which would abort the transaction.
+ *
+ * @param tasks - In the order of their keys, in which they are inserted: two batches with keys in opposite order would deadlock.
+ * @returns The ids that were stored.
+ */
+export async function insertTasks(tx: Db, tasks: readonly EncodedTask[]): Promise<Set<string>> {
+  return ids(await prepared(tx, insertStatement).execute(parameters(tasks)))
+}
+
+/**
+ * The same on a connection of the library's own choice: a statement that meets another session's uncommitted key gives
+ * up after two seconds (55P03) instead of waiting for as long as that session likes.
+ */
+export async function insertTasksOutsideTx(db: Db, tasks: readonly EncodedTask[]): Promise<Set<string>> {
+  return ids(await prepared(db, insertWithLockTimeout).execute(parameters(tasks)))
+}
+
+/**
+ * The same after the answer of a first attempt was lost. Ids that are stored by now are left out as well; the primary
+ * key makes the statement wait for a first attempt that is still under way.
+ */
+export async function insertTasksAgain(db: Db, tasks: readonly EncodedTask[]): Promise<Set<string>> {
+  return ids(await prepared(db, insertAgain).execute(parameters(tasks)))
+}
+
+const insertStatement = (db: Db) => insertUnlessKeyTaken(db, undefined)
+const insertWithLockTimeout = (db: Db) => insertUnlessKeyTaken(db, LOCK_TIMEOUT)
+const insertAgain = (db: Db) => insertFrom(db, LOCK_TIMEOUT).onConflictDoNothing().returning({ id: newJobs.id })
+
+function insertUnlessKeyTaken(db: Db, condition: SQL | undefined) {
+  return insertFrom(db, condition)
+    .onConflictDoNothing({
+      target: [newJobs.jobType, newJobs.idempotencyKey],
+      where: isNotNull(newJobs.idempotencyKey),
+    })
+    .returning({ id: newJobs.id })
+}
+
+/** Arrays and not a list of rows: one constant text for any number of tasks, and few parameters. */
+function insertFrom(db: Db, condition: SQL | undefined) {
+  const source = sql`unnest(
+    ${sql.placeholder('job')}::bytea[], ${sql.placeholder('id')}::text[], ${sql.placeholder('jobType')}::text[],
+    ${sql.placeholder('maxAttempts')}::int[], ${sql.placeholder('runAtMs')}::float8[], ${sql.placeholder('delayMs')}::float8[],
+    ${sql.placeholder('priority')}::int[], ${sql.placeholder('metadata')}::text[], ${sql.placeholder('idempotencyKey')}::text[]
+  ) as u(job, id, job_type, max_attempts, run_at_ms, delay_ms, priority, metadata, idempotency_key)`
+  return db.insert(newJobs).select(
+    db
+      .select({
+        job: sql<Uint8Array>`u.job`.as('job'),
+        id: sql<string>`u.id`.as('id'),
+        jobType: sql<string>`u.job_type`.as('job_type'),
+        maxAttempts: sql<number>`u.max_attempts`.as('max_attempts'),
+        runAt: RUN_AT.as('run_at'),
+        priority: sql<number>`u.priority`.as('priority'),
+        metadata: sql<unknown>`u.metadata::jsonb`.as('metadata'),
+        idempotencyKey: sql<string | null>`u.idempotency_key`.as('idempotency_key'),
+      })
+      .from(source)
+      .where(condition),
+  )
+}
+
+/** The server's clock, unless the caller named an instant: clocks of app and database differ. */
+const RUN_AT = sql<Date>`coalesce('epoch'::timestamptz + u.run_at_ms * interval '1 ms', now()) + u.delay_ms * interval '1 ms'`
+
+/** An uncorrelated subquery runs once, before the first row is inserted; an unreferenced CTE would never run. Undone at the end of the transaction. */
+const LOCK_TIMEOUT = sql`(select set_config('lock_timeout', '2s', true)) is not null`
+
+function parameters(tasks: readonly EncodedTask[]): Record<string, string> {
+  return {
+    job: bytesArrayLiteral(tasks.map((task) => task.job)),
+    id: arrayLiteral(tasks.map((task) => task.id)),
+    jobType: arrayLiteral(tasks.map((task) => task.queue)),
+    maxAttempts: arrayLiteral(tasks.map((task) => task.maxAttempts)),
+    runAtMs: arrayLiteral(tasks.map((task) => task.runAtMs ?? null)),
+    delayMs: arrayLiteral(tasks.map((task) => task.delayMs)),
+    priority: arrayLiteral(tasks.map((task) => task.priority)),
+    metadata: arrayLiteral(tasks.map((task) => task.metadata)),
+    idempotencyKey: arrayLiteral(tasks.map((task) => task.idempotencyKey)),
+  }
+}
+
+function ids(rows: readonly { id: string }[]): Set<string> {
+  return new Set(rows.map((row) => row.id))
+}

@@ -1,0 +1,117 @@
+import type { Codec } from './vocabulary/codec.js'
+import type { Handler } from './vocabulary/claim.js'
+import { database } from './vocabulary/db.js'
+import type { PgDb, PgTx } from './vocabulary/db.js'
+import { definitionOf } from './vocabulary/definition.js'
+import { InvalidArgumentError } from './vocabulary/errors.js'
+import type { TaskId } from './vocabulary/errors.js'
+import type { Queue } from './vocabulary/queue.js'
+import { checkStorageConfig } from './vocabulary/settings.js'
+import type { StorageConfig, WorkerOptions } from './vocabulary/settings.js'
+import type { Task, TaskOptions } from './vocabulary/task.js'
+import { pushAll } from './processes/push-all.js'
+import { pushGroup } from './processes/push-group.js'
+import { pushTaskWithTx } from './processes/push-with-tx.js'
+import { QueueWorker } from './processes/worker.js'
+import type { Worker } from './processes/worker.js'
+
+/**
+ * The tasks of one queue in one database: push, and make workers. Cheap to create and without state of its own; nothing
+ * is opened before it is used.
+ *
+ * @example const storage = new PostgresStorage(db, emails)
+ */
+export class PostgresStorage<Args, Result = void, Input = Args> {
+  readonly db: PgDb
+  readonly queue: Queue<Args, Result, Input>
+  readonly config: Readonly<StorageConfig>
+
+  /** @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a transaction in place of a database, and for settings that cannot work. */
+  constructor(db: PgDb, queue: Queue<Args, Result, Input>, config: StorageConfig = {}) {
+    database(db, 'PostgresStorage')
+    definitionOf(queue)
+    checkStorageConfig(config)
+    this.queue = queue
+    this.config = Object.freeze({ ...config })
+    this.db = db
+    // Printing a storage must not print the client and with it the password.
+    Object.defineProperty(this, 'db', { enumerable: false })
+  }
+
+  /** The same storage with other bytes: `new PostgresStorage(db, queue.withCodec(codec), config)`. */
+  withCodec(codec: Codec | Codec<Input>): PostgresStorage<Args, Result, Input> {
+    return new PostgresStorage(this.db, this.queue.withCodec(codec), this.config)
+  }
+
+  /** Inserts one task in the caller's transaction; see {@link pushTaskWithTx} for what it promises and throws. */
+  pushWithTx(tx: PgTx, args: Input, options?: TaskOptions): Promise<TaskId> {
+    return pushTaskWithTx(tx, this.queue.task(args, options))
+  }
+
+  /**
+   * Inserts one task of this queue in the caller's transaction; see {@link pushTaskWithTx}.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` also for a task of another queue.
+   */
+  async pushTaskWithTx(tx: PgTx, task: Task<Input>): Promise<TaskId> {
+    return pushTaskWithTx(tx, this.#own(task))
+  }
+
+  /**
+   * Stores one task, outside of any transaction; resolves once it is committed. Concurrent calls share statements.
+   * Inside `db.transaction` use `pushWithTx`: this would take a second connection and survive a rollback.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` before any SQL.
+   * @throws {IdempotencyConflictError} `IDEMPOTENCY_CONFLICT` when the key is taken.
+   * @throws {PoolError} `POOL` when no connection became free within 30 s.
+   * @throws {OutcomeUnknownError} `OUTCOME_UNKNOWN` when the answer was lost and the task could not be looked up.
+   * @throws {DatabaseError} `DATABASE`
+   */
+  push(args: Input, options?: TaskOptions): Promise<TaskId> {
+    return pushGroup(database(this.db, 'push')).pushTask(this.queue.task(args, options))
+  }
+
+  /** As `push`, for a task made by this storage's queue. */
+  async pushTask(task: Task<Input>): Promise<TaskId> {
+    return pushGroup(database(this.db, 'pushTask')).pushTask(this.#own(task))
+  }
+
+  /** Stores all tasks or none; ids in the order of the tasks. Throws as `push`. */
+  async pushTasks(tasks: Iterable<Task<Input>>): Promise<TaskId[]> {
+    return pushGroup(database(this.db, 'pushTasks')).pushTasks(Array.from(tasks, (task) => this.#own(task)))
+  }
+
+  /**
+   * Stores a long or endless series of tasks in batches of 1,000, reading no further ahead than one batch. Each batch is
+   * stored as a whole or not at all; those before a failing one stay stored.
+   *
+   * @param options.signal - Ends it between two batches; rejects with the signal's reason.
+   * @returns How many tasks were stored.
+   * @throws as `push`, with the first batch that fails.
+   */
+  pushAll(
+    tasks: AsyncIterable<Task<Input>> | Iterable<Task<Input>>,
+    options: { signal?: AbortSignal | undefined } = {},
+  ): Promise<number> {
+    return pushAll(pushGroup(database(this.db, 'pushAll')), tasks, (task) => this.#own(task), options.signal)
+  }
+
+  /**
+   * Makes a worker; it begins with `start` or `run`. Several may live in one process.
+   *
+   * @param handler - Runs one task. It may run more than once for a task, so its effects should bear repetition.
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for options that cannot work.
+   */
+  worker(handler: Handler<Args, Result>, options: WorkerOptions = {}): Worker {
+    return new QueueWorker(this.db, definitionOf(this.queue), handler, this.config, options)
+  }
+
+  #own(task: Task<Input>): Task<Input> {
+    const { name } = definitionOf(task)
+    if (name === this.queue.name) return task
+    throw new InvalidArgumentError(
+      'task',
+      `it belongs to queue ${JSON.stringify(name)}, and this storage to ${JSON.stringify(this.queue.name)}. Push it with the storage of its own queue, or with pushTasksWithTx, which takes mixed queues.`,
+    )
+  }
+}

@@ -1,0 +1,26 @@
+import { sql } from 'drizzle-orm'
+import { jobs } from '../schema.js'
+
+/** The exact text that the Rust crates write too, so that dashboards recognise it. */
+const MARKER = sql`'{"Err": "Re-enqueued due to worker heartbeat timeout."}'::jsonb`
+
+/**
+ * What becomes of a task whose worker is gone. A Running task was being executed, maybe fatally: it is charged an attempt
+ * and returns after a random delay that grows with its attempts, so that a task that kills its process is claimed next
+ * time without the neighbours it took down. A Queued task never started: it returns uncharged.
+ */
+export function orphanReturned() {
+  const charged = sql`${jobs.status} = 'Running'`
+  const killed = sql`(${charged} and ${jobs.attempts} + 1 >= ${jobs.maxAttempts})`
+  const backoff = sql`random() * interval '5 seconds' * power(2, least(${jobs.attempts}, 6))`
+  return {
+    status: sql`case when ${killed} then 'Killed' else 'Pending' end`,
+    attempts: sql`case when ${charged} then least(${jobs.attempts} + 1, ${jobs.maxAttempts}) else ${jobs.attempts} end`,
+    lastResult: sql`case when ${killed} or ${jobs.lastResult} is null then ${MARKER} else ${jobs.lastResult} end`,
+    lockBy: sql`null`,
+    lockAt: sql`null`,
+    doneAt: sql`case when ${killed} then now() end`,
+    // Uncharged, it must not be claimed again in the second of its old lock time: the two claims would look alike.
+    runAt: sql`greatest(${jobs.runAt}, ${jobs.lockAt} + interval '1 second', case when ${charged} then now() + ${backoff} end)`,
+  }
+}

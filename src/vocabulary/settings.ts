@@ -1,0 +1,82 @@
+import { InvalidArgumentError } from './errors.js'
+import type { WorkerEvent } from './events.js'
+import { checkWorkerName } from './limits.js'
+
+/** Settings of a storage, which are the defaults of its workers. */
+export interface StorageConfig {
+  /** Milliseconds between heartbeats. Default 30,000; must be below `reenqueueOrphanedAfterMs`. */
+  keepAliveMs?: number | undefined
+  /** Silence in milliseconds after which another worker takes a worker's tasks. Default 300,000; at least 1,000. */
+  reenqueueOrphanedAfterMs?: number | undefined
+  /** Claimed tasks that may wait in memory for a free slot. Default 10, and never fewer than `concurrency`; 0 acts as 1. */
+  bufferSize?: number | undefined
+  /** Milliseconds before the first look at an empty queue is repeated; each further one waits longer, up to a second. Default 100. */
+  pollIntervalMs?: number | undefined
+  /** Told of everything the workers do. Default: warnings and errors go to the console, one line each. */
+  onEvent?: ((event: WorkerEvent) => void) | undefined
+}
+
+export interface WorkerOptions extends StorageConfig {
+  /**
+   * `mailer` registers as `mailer#1`, or with the next number that no live worker holds. A full name such as `mailer#3`
+   * is that one name, and is refused while another process holds it. Default `worker`.
+   */
+  name?: string | undefined
+  /** Tasks that run at the same time. Default 10. */
+  concurrency?: number | undefined
+  /** Milliseconds that `stop` lets handlers finish before their signal aborts. Default 25,000, below the usual 30 s of a deploy. */
+  stopTimeoutMs?: number | undefined
+}
+
+export interface WorkerSettings {
+  readonly name: string
+  readonly concurrency: number
+  readonly bufferSize: number
+  readonly keepAliveMs: number
+  readonly reenqueueOrphanedAfterMs: number
+  readonly pollIntervalMs: number
+  readonly stopTimeoutMs: number
+}
+
+/** Node's timers take no more. */
+const MAX_TIMER_MS = 2 ** 31 - 1
+
+/** Options over config over defaults, each value checked. */
+export function workerSettings(config: StorageConfig, options: WorkerOptions): WorkerSettings {
+  const set = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as WorkerOptions
+  const { name = 'worker', concurrency = 10, stopTimeoutMs = 25_000, ...storage } = { ...config, ...set }
+  const { keepAliveMs = 30_000, reenqueueOrphanedAfterMs = 300_000, bufferSize = 10, pollIntervalMs = 100 } = storage
+  checkWorkerName(name)
+  whole('concurrency', concurrency, 1, 100_000)
+  whole('stopTimeoutMs', stopTimeoutMs, 0, MAX_TIMER_MS)
+  checkStorageConfig({ keepAliveMs, reenqueueOrphanedAfterMs, bufferSize, pollIntervalMs })
+  return {
+    name,
+    concurrency,
+    stopTimeoutMs,
+    keepAliveMs,
+    reenqueueOrphanedAfterMs,
+    pollIntervalMs,
+    bufferSize: Math.max(bufferSize, concurrency, 1),
+  }
+}
+
+/** Checks what is set, so that a wrong value is refused where the storage is made and not when its worker starts. */
+export function checkStorageConfig(config: StorageConfig): void {
+  const { keepAliveMs = 30_000, reenqueueOrphanedAfterMs = 300_000, bufferSize = 10, pollIntervalMs = 100 } = config
+  whole('keepAliveMs', keepAliveMs, 1, MAX_TIMER_MS)
+  whole('reenqueueOrphanedAfterMs', reenqueueOrphanedAfterMs, 1_000, MAX_TIMER_MS)
+  whole('bufferSize', bufferSize, 0, 10_000)
+  whole('pollIntervalMs', pollIntervalMs, 1, MAX_TIMER_MS)
+  if (keepAliveMs >= reenqueueOrphanedAfterMs) {
+    throw new InvalidArgumentError(
+      'keepAliveMs',
+      `${keepAliveMs} is not below reenqueueOrphanedAfterMs (${reenqueueOrphanedAfterMs}), so a live worker would be taken for dead. Use a tenth of it.`,
+    )
+  }
+}
+
+function whole(argument: string, value: unknown, min: number, max: number): void {
+  if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return
+  throw new InvalidArgumentError(argument, `pass a whole number from ${min} to ${max}.`)
+}
