@@ -45,8 +45,13 @@ function endOfString(json: string, start: number): number {
 
 function endOfNumber(json: string, start: number): number {
   let at = start + 1
-  while (at < json.length && /[\d.eE+-]/.test(json.charAt(at))) at++
+  while (isNumberPart(json.charCodeAt(at))) at++
   return at
+}
+
+/** A digit, or one of `.eE+-`; not NaN, which is what there is after the end. */
+function isNumberPart(char: number): boolean {
+  return isDigit(char) || char === 0x2e || char === 0x65 || char === 0x45 || char === 0x2b || char === MINUS
 }
 
 function isDigit(char: number): boolean {

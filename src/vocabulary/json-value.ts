@@ -2,13 +2,19 @@
  * Which values can be stored, decided before any bytes exist. A value is plain (JSON says it all), rich (superjson's
  * annotations are needed beside it) or refused, because it would come back as something else.
  */
-import { MAX_PAYLOAD_BYTES, textProblem } from './limits.js'
+import { MAX_PAYLOAD_BYTES } from './limits.js'
 import { formatPath } from './path.js'
 
 /** serde_json stops at 128 levels; the rest is room for the wrapping. */
 export const MAX_DEPTH = 100
 const MAX_NODES = 2 ** 20
+
+// Restoring these costs far more than reading their text: the first two more than linear time, the last one milliseconds
+// for a pattern of ten characters. So what is written, and what is read, is limited.
 export const MAX_BIGINT_DIGITS = 20_000
+export const MAX_URL_LENGTH = 8192
+/** Of all RegExps in one value together. */
+export const MAX_REGEXP_LENGTH = 4096
 
 export interface WalkRules {
   /** What the value is called in messages. */
@@ -86,6 +92,7 @@ class Walk {
   #nodes = 0
   /** A lower bound of the bytes, so that a value far too large is refused before it is written. */
   #bytes = 0
+  #regExpLength = 0
 
   constructor(rules: WalkRules) {
     this.#rules = rules
@@ -131,10 +138,12 @@ class Walk {
   #record(record: object, depth: number): void {
     this.#noSymbolKeys(record)
     for (const key of Object.keys(record)) {
+      const value = (record as Record<string, unknown>)[key]
+      // JSON drops it. Only superjson would write it, and only if something else makes the value rich.
+      if (value === undefined && !this.#rules.rich) continue
       this.#path.push(key)
       this.#text(key)
-      if (FORBIDDEN_KEYS.has(key)) this.#obstacle('has a key that superjson refuses; rename it')
-      const value = (record as Record<string, unknown>)[key]
+      if (FORBIDDEN_KEYS.has(key)) this.#obstacle('uses a key that superjson refuses; rename it')
       if (value !== undefined) this.visit(value, depth + 1)
       this.#path.pop()
     }
@@ -189,12 +198,19 @@ class Walk {
   regExp(regExp: RegExp): void {
     this.#needsAnnotation('a RegExp')
     this.#noExtraKeys(regExp, 0)
+    this.#regExpLength += regExp.source.length
+    if (this.#regExpLength > MAX_REGEXP_LENGTH)
+      this.#refuse(`is a RegExp, and all of them together have more than ${MAX_REGEXP_LENGTH} characters`)
+    if (regExp.flags.includes('v'))
+      this.#refuse('is a RegExp with the flag v, which costs too much to restore; store its source')
     this.#text(regExp.source)
   }
 
   url(url: URL): void {
     this.#needsAnnotation('a URL')
     this.#noExtraKeys(url, 0)
+    if (url.href.length > MAX_URL_LENGTH)
+      this.#refuse(`is a URL of more than ${MAX_URL_LENGTH} characters; store its text`)
     this.#text(url.href)
     // The URL standard has a few URLs whose text parses to another URL or to none.
     if (!URL.canParse(url.href) || new URL(url.href).href !== url.href) {
@@ -226,11 +242,10 @@ class Walk {
   #text(text: string): void {
     this.#addBytes(text.length)
     if (this.#rules.text === 'any') return
-    const problem = textProblem(text)
-    if (problem === undefined || (problem === 'a NUL character' && this.#rules.text === 'well-formed')) return
-    this.#refuse(
-      `contains ${problem}, which ${this.#rules.text === 'jsonb' ? 'PostgreSQL' : 'Rust'} cannot hold in JSON; remove it`,
-    )
+    if (!text.isWellFormed()) this.#refuse('contains a lone surrogate, which other JSON readers refuse; remove it')
+    if (this.#rules.text === 'jsonb' && text.includes('\0')) {
+      this.#refuse('contains a NUL character, which PostgreSQL cannot hold in JSON; remove it')
+    }
   }
 
   #needsAnnotation(what: string): void {

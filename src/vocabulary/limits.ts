@@ -51,7 +51,7 @@ export function checkIdempotencyKey(key: string): string {
 /** @throws {InvalidArgumentError} if PostgreSQL cannot store the text, or would store another one. */
 export function checkText(argument: string, text: string, maxBytes: number): string {
   if (typeof text !== 'string') throw new InvalidArgumentError(argument, `a string is needed, not ${typeOf(text)}.`)
-  const problem = textProblem(text)
+  const problem = text.includes('\0') ? 'a NUL character' : text.isWellFormed() ? undefined : 'a lone surrogate'
   if (problem !== undefined)
     throw new InvalidArgumentError(argument, `it contains ${problem}, which PostgreSQL cannot store; remove it.`)
   // Three bytes are the most that one UTF-16 unit takes.
@@ -64,12 +64,6 @@ export function checkText(argument: string, text: string, maxBytes: number): str
     )
   }
   return text
-}
-
-/** What keeps a string out of text and jsonb columns. */
-export function textProblem(text: string): 'a NUL character' | 'a lone surrogate' | undefined {
-  if (text.includes('\0')) return 'a NUL character'
-  return text.isWellFormed() ? undefined : 'a lone surrogate'
 }
 
 /** @throws {InvalidArgumentError} if it is not an integer between `min` and 2^31-1. */

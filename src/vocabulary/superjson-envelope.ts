@@ -6,7 +6,14 @@
  * the same step, so that what was checked is what is used.
  */
 import { SuperJSON } from 'superjson'
-import { FORBIDDEN_KEYS, MAX_BIGINT_DIGITS, MAX_DEPTH, TYPED_ARRAYS } from './json-value.js'
+import {
+  FORBIDDEN_KEYS,
+  MAX_BIGINT_DIGITS,
+  MAX_DEPTH,
+  MAX_REGEXP_LENGTH,
+  MAX_URL_LENGTH,
+  TYPED_ARRAYS,
+} from './json-value.js'
 
 /** Own instance: what the application registers on the shared one would be unreadable for others. */
 const superjson = new SuperJSON()
@@ -45,31 +52,103 @@ export function isEnvelope(value: unknown): value is Envelope {
 export function readAnnotated(parsed: unknown): unknown {
   if (!isEnvelope(parsed)) return parsed
   const top = { json: parsed.json }
-  applyTree(top, 'json', parsed.meta.values, 0)
+  new Reading().apply(top, 'json', parsed.meta.values, 0)
   return top.json
 }
 
-/** Either `[type]`, `[type, annotations of its parts]` or the latter alone. Parts first: they are named by their raw places. */
-function applyTree(parent: object, key: string, tree: unknown, depth: number): void {
-  if (!Array.isArray(tree)) return applyParts(own(parent, key), tree, depth)
-  const [type, parts] = tree as unknown[]
-  if (tree.length > 2) throw new UnreadableValue('an annotation is malformed')
-  if (tree.length === 2) applyParts(own(parent, key), parts, depth)
-  ;(parent as Record<string, unknown>)[key] = restore(type, own(parent, key))
-}
+/** One reading of one envelope. */
+class Reading {
+  #regExpLength = 0
 
-function applyParts(value: unknown, parts: unknown, depth: number): void {
-  if (typeof parts !== 'object' || parts === null || Array.isArray(parts))
-    throw new UnreadableValue('an annotation is malformed')
-  for (const [path, tree] of Object.entries(parts)) {
-    const keys = parsePath(path)
-    if (depth + keys.length > MAX_DEPTH) throw new UnreadableValue('an annotation points too deep')
-    const last = keys.pop() ?? ''
-    const parent = keys.reduce(own, value)
-    own(parent, last)
-    applyTree(parent as object, last, tree, depth + keys.length + 1)
+  /** Either `[type]`, `[type, annotations of its parts]` or the latter alone. Parts first: they are named by their raw places. */
+  apply(parent: object, key: string, tree: unknown, depth: number): void {
+    if (!Array.isArray(tree)) return this.#applyParts(own(parent, key), tree, depth)
+    const [type, parts] = tree as unknown[]
+    if (tree.length > 2) throw new UnreadableValue('an annotation is malformed')
+    if (tree.length === 2) this.#applyParts(own(parent, key), parts, depth)
+    ;(parent as Record<string, unknown>)[key] = this.#restore(type, own(parent, key))
+  }
+
+  #applyParts(value: unknown, parts: unknown, depth: number): void {
+    if (!isRecord(parts)) throw new UnreadableValue('an annotation is malformed')
+    for (const [path, tree] of Object.entries(parts)) {
+      const keys = parsePath(path)
+      if (depth + keys.length > MAX_DEPTH) throw new UnreadableValue('an annotation points too deep')
+      const last = keys.pop() ?? ''
+      const parent = keys.reduce(own, value)
+      own(parent, last)
+      this.apply(parent as object, last, tree, depth + keys.length + 1)
+    }
+  }
+
+  #restore(type: unknown, raw: unknown): unknown {
+    const restored = Array.isArray(type) ? this.#typedArray(type, raw) : this.#simple(type, raw)
+    if (restored === UNFIT) {
+      throw new UnreadableValue('an annotation does not fit its value, or names a type that is not read')
+    }
+    return restored
+  }
+
+  #simple(type: unknown, raw: unknown): unknown {
+    switch (type) {
+      case 'undefined':
+        return raw === null ? undefined : UNFIT
+      case 'number':
+        return NUMBERS.get(raw) ?? UNFIT
+      case 'map':
+        return Array.isArray(raw) && raw.every(isPair) ? new Map(raw) : UNFIT
+      case 'set':
+        return Array.isArray(raw) ? new Set(raw) : UNFIT
+      default:
+        return typeof raw === 'string' ? this.#fromText(type, raw) : UNFIT
+    }
+  }
+
+  #fromText(type: unknown, raw: string): unknown {
+    switch (type) {
+      case 'bigint':
+        return raw.length <= MAX_BIGINT_DIGITS + 1 && /^-?\d+$/.test(raw) ? BigInt(raw) : UNFIT
+      case 'Date': {
+        const date = new Date(raw)
+        return Number.isNaN(date.getTime()) ? UNFIT : date
+      }
+      case 'URL':
+        return raw.length <= MAX_URL_LENGTH && URL.canParse(raw) ? new URL(raw) : UNFIT
+      case 'regexp':
+        return this.#regExp(raw)
+      default:
+        return UNFIT
+    }
+  }
+
+  #regExp(raw: string): unknown {
+    const end = raw.lastIndexOf('/')
+    const [source, flags] = [raw.slice(1, end), raw.slice(end + 1)]
+    this.#regExpLength += source.length
+    if (!raw.startsWith('/') || end < 2 || flags.includes('v') || this.#regExpLength > MAX_REGEXP_LENGTH) return UNFIT
+    try {
+      return new RegExp(source, flags)
+    } catch {
+      return UNFIT
+    }
+  }
+
+  #typedArray([kind, name, ...others]: readonly unknown[], raw: unknown): unknown {
+    if (kind !== 'typed-array' || others.length > 0 || typeof name !== 'string') return UNFIT
+    if (!Object.hasOwn(TYPED_ARRAYS, name) || !Array.isArray(raw) || !raw.every(isNumber)) return UNFIT
+    const array = TYPED_ARRAYS[name as keyof typeof TYPED_ARRAYS].from(raw)
+    return raw.every((element, index) => array[index] === element) ? array : UNFIT
   }
 }
+
+const UNFIT = Symbol('unfit')
+
+const NUMBERS = new Map<unknown, number>([
+  ['NaN', NaN],
+  ['Infinity', Infinity],
+  ['-Infinity', -Infinity],
+  ['-0', -0],
+])
 
 /** A part of a raw value. What is already restored has no parts, so no annotation reaches into another. */
 function own(value: unknown, key: string): unknown {
@@ -96,60 +175,8 @@ function parsePath(path: string): string[] {
   return keys
 }
 
-function restore(type: unknown, raw: unknown): unknown {
-  const restored = Array.isArray(type)
-    ? type.length === 2 && type[0] === 'typed-array'
-      ? typedArray(type[1], raw)
-      : UNFIT
-    : typeof type === 'string' && Object.hasOwn(RESTORERS, type)
-      ? RESTORERS[type]?.(raw)
-      : UNFIT
-  if (restored === UNFIT)
-    throw new UnreadableValue('an annotation does not fit its value, or names a type that is not read')
-  return restored
-}
-
-const UNFIT = Symbol('unfit')
-
-const NUMBERS = new Map<unknown, number>([
-  ['NaN', NaN],
-  ['Infinity', Infinity],
-  ['-Infinity', -Infinity],
-  ['-0', -0],
-])
-
-const RESTORERS: Record<string, (raw: unknown) => unknown> = {
-  undefined: (raw) => (raw === null ? undefined : UNFIT),
-  number: (raw) => NUMBERS.get(raw) ?? UNFIT,
-  bigint: (raw) =>
-    typeof raw === 'string' && raw.length <= MAX_BIGINT_DIGITS + 1 && /^-?\d+$/.test(raw) ? BigInt(raw) : UNFIT,
-  Date: (raw) => {
-    const date = typeof raw === 'string' ? new Date(raw) : undefined
-    return date === undefined || Number.isNaN(date.getTime()) ? UNFIT : date
-  },
-  regexp: (raw) => {
-    const end = typeof raw === 'string' ? raw.lastIndexOf('/') : -1
-    if (typeof raw !== 'string' || !raw.startsWith('/') || end < 1) return UNFIT
-    return attempt(() => new RegExp(raw.slice(1, end), raw.slice(end + 1)))
-  },
-  URL: (raw) => (typeof raw === 'string' ? attempt(() => new URL(raw)) : UNFIT),
-  set: (raw) => (Array.isArray(raw) ? new Set(raw) : UNFIT),
-  map: (raw) => (Array.isArray(raw) && raw.every(isPair) ? new Map(raw) : UNFIT),
-}
-
-function typedArray(name: unknown, raw: unknown): unknown {
-  if (typeof name !== 'string' || !Object.hasOwn(TYPED_ARRAYS, name) || !Array.isArray(raw)) return UNFIT
-  if (!raw.every((element) => typeof element === 'number')) return UNFIT
-  const array = TYPED_ARRAYS[name as keyof typeof TYPED_ARRAYS].from(raw)
-  return raw.every((element, index) => array[index] === element) ? array : UNFIT
-}
-
-function attempt(restored: () => unknown): unknown {
-  try {
-    return restored()
-  } catch {
-    return UNFIT
-  }
+function isNumber(value: unknown): value is number {
+  return typeof value === 'number'
 }
 
 function isPair(value: unknown): value is [unknown, unknown] {
@@ -157,7 +184,7 @@ function isPair(value: unknown): value is [unknown, unknown] {
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false
+  if (typeof value !== 'object' || value === null) return false
   const prototype: unknown = Object.getPrototypeOf(value)
   return prototype === Object.prototype || prototype === null
 }
