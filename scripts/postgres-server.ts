@@ -32,16 +32,14 @@ export async function startPostgres(): Promise<PostgresServer> {
 
 async function useServer(url: string): Promise<PostgresServer> {
   const client = connect(url)
-  try {
-    await client`select 1`
-  } catch (error) {
+  const failure = await client`select 1`.then(() => undefined, errorCode)
+  await client.end({ timeout: 0 })
+  if (failure !== undefined) {
     // Neither the URL nor the driver's message may be shown: both can contain credentials.
     const { host, port } = client.options
     throw new Error(
-      `No PostgreSQL server can be used at ${host.join(',')}:${port.join(',')} (${errorCode(error)}): start it, correct DATABASE_URL, or unset DATABASE_URL to use a temporary server.`,
+      `No PostgreSQL server can be used at ${host.join(',')}:${port.join(',')} (${failure}): start it, correct DATABASE_URL, or unset DATABASE_URL to use a temporary server.`,
     )
-  } finally {
-    await client.end({ timeout: 0 })
   }
   return { url, stop: () => Promise.resolve() }
 }

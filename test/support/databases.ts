@@ -1,12 +1,13 @@
 /** The databases of one test run: a migrated template, copies of it, empty ones. Their names start with the run's prefix. */
 import { randomBytes } from 'node:crypto'
-import { readdir, readFile } from 'node:fs/promises'
+import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
+import { setup } from '../../src/processes/setup.js'
 
 export async function createTemplate(serverUrl: string, prefix: string): Promise<void> {
   const template = templateName(prefix)
   await onServer(serverUrl, (sql) => sql`create database ${sql(template)} template template0`)
-  await onServer(databaseUrl(serverUrl, template), migrate)
+  await onServer(databaseUrl(serverUrl, template), (client) => setup(drizzle({ client })))
 }
 
 /** Resolves to the new database's URL. */
@@ -28,12 +29,6 @@ export async function dropDatabases(serverUrl: string, prefix: string): Promise<
       select datname as name from pg_database where starts_with(datname, ${prefix})`
     for (const { name } of databases) await sql`drop database if exists ${sql(name)} with (force)`
   })
-}
-
-async function migrate(sql: postgres.Sql): Promise<void> {
-  const folder = new URL('../../drizzle/', import.meta.url)
-  const files = (await readdir(folder)).filter((file) => file.endsWith('.sql')).sort()
-  for (const file of files) await sql.unsafe(await readFile(new URL(file, folder), 'utf8'))
 }
 
 async function onServer(url: string, run: (sql: postgres.Sql) => Promise<unknown>): Promise<void> {
