@@ -8,14 +8,15 @@
 import { blockingSessions } from '../statements/blocking-sessions.js'
 import { prepareForDdl, runDdl, setLockTimeout } from '../statements/ddl.js'
 import { createLedger, recordMigrations } from '../statements/ledger.js'
-import { onOneSession, withSettings } from '../statements/one-session.js'
-import { indexBuildUnderWay, lockSetup, tryLockIndexBuild, unlockIndexBuild } from '../statements/setup-locks.js'
+import { indexBuildUnderWay, lockSetup, tryLockIndexBuild } from '../statements/setup-locks.js'
 import { databaseError, isConnectionFailure } from '../vocabulary/database-error.js'
 import { database } from '../vocabulary/db.js'
 import type { Db, PgDb } from '../vocabulary/db.js'
 import { DatabaseError, isApalisError, MigrationError, SchemaError } from '../vocabulary/errors.js'
 import type { Repair } from '../vocabulary/findings.js'
 import { inspectSchema } from './inspect-schema.js'
+import { openOwnClient } from './own-client.js'
+import type { OwnClient } from './own-client.js'
 
 export interface SetupOptions {
   /**
@@ -69,7 +70,7 @@ async function applyUntilComplete(db: Db, settings: Settings, patience: Patience
     if (todo.transactional.length > 0 || todo.unrecorded.length > 0) {
       for (const name of await applyInTransaction(db, settings, patience)) applied.add(name)
     } else if (todo.concurrent.length > 0) {
-      for (const name of await buildIndexes(db, settings, patience)) applied.add(name)
+      await buildIndexes(db, settings, patience, applied)
     } else {
       return [...applied]
     }
@@ -120,29 +121,37 @@ async function applyInTransaction(db: Db, settings: Settings, patience: Patience
   )
 }
 
-async function buildIndexes(db: Db, settings: Settings, patience: Patience): Promise<string[]> {
-  for (;;) {
-    const built = await patience.retry(() => onOneSession(db, (session) => buildAlone(session, settings, patience)))
-    if (built !== undefined) return built
+async function buildIndexes(db: Db, settings: Settings, patience: Patience, applied: Set<string>): Promise<void> {
+  await patience.retry(async () => {
+    // A connection of its own, because timeouts and lock belong to the session and a pool promises none.
+    const client = await openOwnClient(db, 1, {
+      application_name: 'apalis-drizzle setup',
+      search_path: 'pg_catalog',
+      client_min_messages: 'warning',
+      // A build takes as long as it takes. Waiting for old transactions it stops nobody, so its wait is one long one.
+      statement_timeout: 0,
+      lock_timeout: patience.waitMs(),
+    })
+    try {
+      await untilAlone(client, patience)
+      const { concurrent } = await openWork(client.db, settings)
+      for (const repair of concurrent) {
+        await apply(client.db, repair)
+        applied.add(repair.name)
+      }
+    } finally {
+      await client.end()
+    }
+  })
+}
+
+/** An invalid index is either what an interrupted build left or what another setup is building: the lock tells which. */
+async function untilAlone({ db, isOwn }: OwnClient, patience: Patience): Promise<void> {
+  if (!isOwn) return
+  while (!(await tryLockIndexBuild(db))) {
     if (await indexBuildUnderWay(db)) patience.renew()
     else if (patience.leftMs() === 0) throw new MigrationError('(indexes)', LOCK_TIMEOUT, undefined)
     await pause()
-  }
-}
-
-/** Resolves to `undefined` when another setup is at it. */
-async function buildAlone(session: Db, settings: Settings, patience: Patience): Promise<string[] | undefined> {
-  if (!(await tryLockIndexBuild(session))) return undefined
-  try {
-    const { concurrent } = await openWork(session, settings)
-    // Waiting for old transactions stops nobody here, so the wait is not cut into short ones. A build takes as long as it takes.
-    const wait = { lock_timeout: `${patience.waitMs()}ms`, statement_timeout: '0', search_path: 'pg_catalog' }
-    await withSettings(session, { ...wait, client_min_messages: 'warning' }, async () => {
-      for (const repair of concurrent) await apply(session, repair)
-    })
-    return concurrent.map(({ name }) => name)
-  } finally {
-    await unlockIndexBuild(session)
   }
 }
 
@@ -158,6 +167,7 @@ async function during(name: string, run: () => Promise<void>): Promise<void> {
   }
 }
 
+const OPERATION = 'setting up the apalis schema'
 const LOCK_TIMEOUT = '55P03'
 const DEADLOCK = '40P01'
 
@@ -204,7 +214,7 @@ function pause(): Promise<void> {
 
 /** A deadlock is with somebody else's DDL, and the server chose us. */
 function isInTheWay(error: unknown): boolean {
-  const sqlState = (databaseError('setting up the apalis schema', error) as Partial<DatabaseError>).sqlState
+  const sqlState = (databaseError(OPERATION, error) as Partial<DatabaseError>).sqlState
   return sqlState === LOCK_TIMEOUT || sqlState === DEADLOCK
 }
 
@@ -221,18 +231,15 @@ function refusal(differences: readonly string[]): SchemaError {
 }
 
 async function explained(error: unknown, db: Db, settings: Settings): Promise<Error> {
-  if (!isApalisError(error)) {
-    const operation = 'setting up the apalis schema'
-    return isConnectionFailure(error) ? databaseError(operation, error) : migrationError('(any)', error)
-  }
+  if (!isApalisError(error)) return databaseError(OPERATION, error)
   const sqlState = 'sqlState' in error ? error.sqlState : undefined
   if (sqlState !== LOCK_TIMEOUT) return error
   return lockTimeout(error, await blockingSessions(db).catch(() => []), settings)
 }
 
 function migrationError(name: string, error: unknown): Error {
-  if (isConnectionFailure(error)) return databaseError('setting up the apalis schema', error)
-  const { sqlState, cause } = databaseError('setting up the apalis schema', error) as DatabaseError
+  if (isConnectionFailure(error)) return databaseError(OPERATION, error)
+  const { sqlState, cause } = databaseError(OPERATION, error) as DatabaseError
   return new MigrationError(name, sqlState, cause as Error)
 }
 

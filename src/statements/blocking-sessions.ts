@@ -24,7 +24,7 @@ const blockers = sql`
       or exists (
         select 1 from pg_locks l
         where l.pid = a.pid and l.granted and l.database = a.datid and (
-          l.relation in (to_regclass('apalis.jobs'), to_regclass('apalis.workers'))
+          l.relation in (select oid from pg_class where relnamespace = to_regnamespace('apalis') and relkind = 'r')
           or (l.locktype = 'advisory' and l.objsubid = 2 and (l.classid, l.objid) in (
             (hashtext('apalis_diesel_postgres')::oid, hashtext('migrations')::oid),
             (hashtext('apalis_drizzle')::oid, hashtext('indexes')::oid)))

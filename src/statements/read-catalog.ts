@@ -77,16 +77,19 @@ const triggers = sql`
   from pg_trigger g join pg_class t on t.oid = g.tgrelid
   where t.relnamespace = apalis.oid and not g.tgisinternal`
 
+/** Not by to_regclass, which is an error to a role that may not use the schema. */
 const ledger = sql`
   select json_build_object(
-    'exists', table_oid is not null,
-    'readable', coalesce(has_schema_privilege(schema_oid, 'usage') and has_table_privilege(table_oid, 'select'), false),
+    'exists', t.oid is not null,
+    'readable', coalesce(has_schema_privilege(n.oid, 'usage') and has_table_privilege(t.oid, 'select'), false),
     'writable', case
-      when table_oid is not null then has_schema_privilege(schema_oid, 'usage') and has_table_privilege(table_oid, 'insert')
-      when schema_oid is not null then has_schema_privilege(schema_oid, 'create')
+      when t.oid is not null then has_schema_privilege(n.oid, 'usage') and has_table_privilege(t.oid, 'insert')
+      when n.oid is not null then has_schema_privilege(n.oid, 'create')
       else has_database_privilege(current_database(), 'create')
     end)
-  from (select to_regnamespace('apalis_drizzle')::oid, to_regclass('apalis_drizzle.migrations')::oid) as names (schema_oid, table_oid)`
+  from (values ('apalis_drizzle')) as name (schema)
+  left join pg_namespace n on n.nspname = name.schema
+  left join pg_class t on t.relnamespace = n.oid and t.relname = 'migrations'`
 
 const catalog = sql`(
   select json_build_object(

@@ -7,19 +7,12 @@ export async function lockSetup(tx: Db): Promise<void> {
   await tx.execute(sql`select pg_advisory_xact_lock(hashtext('apalis_diesel_postgres'), hashtext('migrations'))`)
 }
 
-const indexBuild = sql`hashtext('apalis_drizzle'), hashtext('indexes')`
-
 /**
- * For as long as the session lives or until `unlockIndexBuild`. Tried, not waited for: a session that waits holds a snapshot,
- * CREATE INDEX CONCURRENTLY waits for snapshots, and neither would ever end. That is why it is not the key of `lockSetup`,
- * for which the Rust crates wait.
+ * Until the session ends. Tried, not waited for: a session that waits holds a snapshot, CREATE INDEX CONCURRENTLY waits for
+ * snapshots, and neither would ever end. That is why it is not the key of `lockSetup`, for which the Rust crates wait.
  */
 export async function tryLockIndexBuild(session: Db): Promise<boolean> {
-  return one(session, sql<boolean>`pg_try_advisory_lock(${indexBuild})`)
-}
-
-export async function unlockIndexBuild(session: Db): Promise<void> {
-  await session.execute(sql`select pg_advisory_unlock(${indexBuild})`)
+  return one(session, sql<boolean>`pg_try_advisory_lock(hashtext('apalis_drizzle'), hashtext('indexes'))`)
 }
 
 /** Whether the holder of that lock is at work, as opposed to a process that hangs. */

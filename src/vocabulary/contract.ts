@@ -97,6 +97,15 @@ export interface IndexContract {
   readonly purpose: 'correctness' | 'performance' | 'rust'
 }
 
+/** What REFRESH MATERIALIZED VIEW CONCURRENTLY needs. */
+export const SNAPSHOT_INDEX: IndexContract = {
+  name: 'queue_stats_snapshot_job_type_idx',
+  definitions: [
+    'CREATE UNIQUE INDEX queue_stats_snapshot_job_type_idx ON apalis.queue_stats_snapshot USING btree (job_type)',
+  ],
+  purpose: 'performance',
+}
+
 export const INDEXES: readonly IndexContract[] = [
   {
     name: 'idx_jobs_idempotency_key',
@@ -131,13 +140,6 @@ export const INDEXES: readonly IndexContract[] = [
     name: 'jobs_failed_idx',
     definitions: [
       "CREATE INDEX jobs_failed_idx ON apalis.jobs USING btree (job_type, status, done_at DESC, run_at DESC, id DESC) WHERE (status = ANY (ARRAY['Failed'::text, 'Killed'::text]))",
-    ],
-    purpose: 'performance',
-  },
-  {
-    name: 'queue_stats_snapshot_job_type_idx',
-    definitions: [
-      'CREATE UNIQUE INDEX queue_stats_snapshot_job_type_idx ON apalis.queue_stats_snapshot USING btree (job_type)',
     ],
     purpose: 'performance',
   },

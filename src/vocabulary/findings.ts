@@ -7,6 +7,7 @@ import {
   JOBS_SETTINGS,
   NOTIFY_SIGNATURE,
   SNAPSHOT_COLUMNS,
+  SNAPSHOT_INDEX,
   TABLES,
   TRIGGER,
 } from './contract.js'
@@ -48,7 +49,7 @@ export function findings(catalog: Catalog, expectations: Expectations): Finding[
     ...INDEXES.flatMap((index) => indexFindings(catalog, index, expectations)),
     ...functionFindings(catalog, expectations),
     ...triggerFindings(catalog),
-    ...snapshotFindings(catalog),
+    ...snapshotFindings(catalog, expectations),
     ...settingFindings(catalog),
   ]
 }
@@ -170,14 +171,17 @@ function triggerFindings({ triggers }: Catalog): Finding[] {
   ])
 }
 
-function snapshotFindings({ relations }: Catalog): Finding[] {
+function snapshotFindings(catalog: Catalog, expectations: Expectations): Finding[] {
   const name = 'materialized view apalis.queue_stats_snapshot'
-  const found = relations['queue_stats_snapshot']
+  const found = catalog.relations['queue_stats_snapshot']
   // Without its last statement, the refresh: here it would scan a table of any size inside the transaction.
   const [create, index] = snapshot.statements
   if (found === undefined) return repair(`${name} is missing`, [{ name: snapshot.name, statements: [create, index] }])
   if (found.kind !== 'm') return refuse('apalis.queue_stats_snapshot is not a materialized view')
-  return columnFindings('queue_stats_snapshot', SNAPSHOT_COLUMNS, found.columns)
+  return [
+    ...columnFindings('queue_stats_snapshot', SNAPSHOT_COLUMNS, found.columns),
+    ...indexFindings(catalog, SNAPSHOT_INDEX, expectations),
+  ]
 }
 
 /** A value that somebody chose is left alone. */
