@@ -3,8 +3,8 @@ import { jsonCodec, parseJson, refusal, unreadableReason, writeValue } from './c
 import type { QueueDefinition } from './definition.js'
 import { DecodeError, InvalidArgumentError, type TaskId } from './errors.js'
 import { RefusedValue, tooLarge } from './json-value.js'
-import { byteLength, MAX_ERROR_BYTES, MAX_RESULT_BYTES } from './limits.js'
-import { isThenable, validate, type Validation } from './standard-schema.js'
+import { byteLength, MAX_ERROR_BYTES, MAX_RESULT_BYTES, typeOf } from './limits.js'
+import { isThenable, type StandardSchema, validate, type Validation } from './standard-schema.js'
 import { readAnnotated, UnreadableValue } from './superjson-envelope.js'
 
 /**
@@ -80,13 +80,24 @@ export function readResult<Result>(
   }
   if (!stored.ok) return stored
   if (resultSchema === undefined) return stored as StoredResult<Result>
-  const validation = validate(resultSchema, stored.result, 'result')
+  const validation = validateStored(resultSchema, stored.result)
   return isThenable(validation) ? validation.then(parsed) : parsed(validation)
 
   function parsed(settled: Validation<Result>): StoredResult<Result> {
     if (settled.ok) return { ok: true, result: settled.value }
     throw new DecodeError(id, name, `its result does not fit the queue's schema ${settled.reason}`, settled.issues)
   }
+}
+
+/** `null` was written for undefined too, which a schema of nothing or of something optional insists on. */
+function validateStored<Result>(
+  schema: StandardSchema<unknown, Result>,
+  result: unknown,
+): Validation<Result> | Promise<Validation<Result>> {
+  const validation = validate(schema, result, 'result')
+  if (result !== null) return validation
+  const orUndefined = (settled: Validation<Result>) => (settled.ok ? settled : validate(schema, undefined, 'result'))
+  return isThenable(validation) ? validation.then(orUndefined) : orUndefined(validation)
 }
 
 /** @throws {UnreadableValue} unless it is an object of exactly one member, `Ok` or, with a string, `Err`. */
@@ -112,10 +123,10 @@ export function storedText(text: string): string {
 /** The message, after the name where that says more than `Error`. */
 export function errorText(error: unknown): string {
   try {
-    if (!(error instanceof Error))
-      return typeof error === 'string' ? error : `The handler threw ${typeof error} instead of an Error.`
+    if (typeof error === 'string') return error
+    if (!(error instanceof Error)) return `The handler threw ${typeOf(error)} instead of an Error.`
     const message = withoutParameters(error) ?? error.message
-    return error.name === 'Error' ? message : `${error.name}: ${message}`
+    return error.name === 'Error' ? String(message) : `${error.name}: ${message}`
   } catch {
     return 'The handler threw an error whose message cannot be read.'
   }

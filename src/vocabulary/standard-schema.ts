@@ -63,7 +63,8 @@ function validation<Output>(result: StandardResult<Output>, root: string): Valid
   if (result.issues === undefined) return { ok: true, value: result.value }
   const issues = result.issues.map(({ message, path = [] }) => ({
     message,
-    path: path.map((segment) => (typeof segment === 'object' ? segment.key : segment)),
+    // A copy as an ordinary array: arktype's paths are not.
+    path: Array.from(path, (segment) => (typeof segment === 'object' ? segment.key : segment)),
   }))
   const places = [...new Set(issues.map(({ path }) => formatPath(root, path)))]
   const shown = places.slice(0, 5).join(', ')

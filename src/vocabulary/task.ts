@@ -149,7 +149,8 @@ function encodeArgs({ codec }: QueueDefinition, args: unknown): Uint8Array {
     throw new InvalidArgumentError('codec', `encode has to return a Uint8Array, not ${typeOf(bytes)}.`)
   }
   if (bytes.length > MAX_PAYLOAD_BYTES) throw new InvalidArgumentError('args', `the payload ${tooLarge(bytes.length)}.`)
-  return bytes
+  // A copy, because a codec may write all its payloads into one buffer.
+  return new Uint8Array(bytes)
 }
 
 function encodeMetadata(metadata: Metadata): string {
