@@ -5,10 +5,8 @@
  *
  * One small client per database, made from the options of the application's own, shared by all its workers.
  */
-import { primary } from '../vocabulary/db.js'
-import type { Db, PgDb } from '../vocabulary/db.js'
-import { openOwnClient } from './own-client.js'
-import type { OwnClient } from './own-client.js'
+import { primary, type Db, type PgDb } from '../vocabulary/db.js'
+import { openOwnClient, type OwnClient } from './own-client.js'
 
 /** One connection each for a claim, an ack and a heartbeat under way. */
 const CONNECTIONS = 3

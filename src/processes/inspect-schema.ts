@@ -2,8 +2,7 @@
 import { readCatalog } from '../statements/read-catalog.js'
 import { readLedger } from '../statements/ledger.js'
 import type { Db } from '../vocabulary/db.js'
-import { findings } from '../vocabulary/findings.js'
-import type { Finding } from '../vocabulary/findings.js'
+import { findings, type Finding } from '../vocabulary/findings.js'
 import { migratedByNewer, unrecorded } from '../vocabulary/ledger.js'
 import type { Migration } from '../vocabulary/migrations.generated.js'
 

@@ -1,6 +1,5 @@
 /** Further connections to the database of an application, made from the options of its own client. */
-import { kindOf } from '../vocabulary/db.js'
-import type { Db } from '../vocabulary/db.js'
+import { kindOf, type Db } from '../vocabulary/db.js'
 
 export interface OwnClient {
   readonly db: Db

@@ -10,13 +10,12 @@ import { prepareForDdl, runDdl, setLockTimeout } from '../statements/ddl.js'
 import { createLedger, recordMigrations } from '../statements/ledger.js'
 import { indexBuildUnderWay, lockSetup, tryLockIndexBuild } from '../statements/setup-locks.js'
 import { databaseError, isConnectionFailure } from '../vocabulary/database-error.js'
-import { database } from '../vocabulary/db.js'
-import type { Db, PgDb } from '../vocabulary/db.js'
-import { DatabaseError, isApalisError, MigrationError, SchemaError } from '../vocabulary/errors.js'
+import { database, type Db, type PgDb } from '../vocabulary/db.js'
+import { isApalisError, MigrationError, SchemaError } from '../vocabulary/errors.js'
 import type { Repair } from '../vocabulary/findings.js'
 import { inspectSchema } from './inspect-schema.js'
-import { openOwnClient } from './own-client.js'
-import type { OwnClient } from './own-client.js'
+import { LOCK_TIMEOUT, Patience, pause, setupSqlState } from './patience.js'
+import { openOwnClient, type OwnClient } from './own-client.js'
 
 export interface SetupOptions {
   /**
@@ -168,55 +167,6 @@ async function during(name: string, run: () => Promise<void>): Promise<void> {
 }
 
 const OPERATION = 'setting up the apalis schema'
-const LOCK_TIMEOUT = '55P03'
-const DEADLOCK = '40P01'
-
-/** How long to go on although other sessions are in the way. */
-class Patience {
-  readonly #ms: number
-  #deadline: number
-
-  constructor(ms: number) {
-    this.#ms = ms
-    this.#deadline = Date.now() + ms
-  }
-
-  leftMs(): number {
-    return Math.max(0, this.#deadline - Date.now())
-  }
-
-  /** The same as a timeout of PostgreSQL, to which zero means for ever. */
-  waitMs(): number {
-    return Math.max(1, this.leftMs())
-  }
-
-  renew(): void {
-    this.#deadline = Date.now() + this.#ms
-  }
-
-  /** @param attempt - Gets how long to wait for a lock: briefly at first, because everybody who comes later waits behind it. */
-  async retry<Result>(attempt: (lockTimeoutMs: number) => Promise<Result>): Promise<Result> {
-    for (let lockTimeoutMs = 100; ; lockTimeoutMs = Math.min(2 * lockTimeoutMs, 2_000)) {
-      try {
-        return await attempt(lockTimeoutMs)
-      } catch (error) {
-        if (!isInTheWay(error) || this.leftMs() === 0) throw error
-      }
-      await pause()
-    }
-  }
-}
-
-/** The enqueues that queued behind a lock request run in it. */
-function pause(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 500))
-}
-
-/** A deadlock is with somebody else's DDL, and the server chose us. */
-function isInTheWay(error: unknown): boolean {
-  const sqlState = (databaseError(OPERATION, error) as Partial<DatabaseError>).sqlState
-  return sqlState === LOCK_TIMEOUT || sqlState === DEADLOCK
-}
 
 function refusal(differences: readonly string[]): SchemaError {
   const sqlx = differences.some((difference) => /workers_pkey .* PRIMARY KEY \(id\),|hstore/.test(difference))
@@ -231,16 +181,15 @@ function refusal(differences: readonly string[]): SchemaError {
 }
 
 async function explained(error: unknown, db: Db, settings: Settings): Promise<Error> {
-  if (!isApalisError(error)) return databaseError(OPERATION, error)
-  const sqlState = 'sqlState' in error ? error.sqlState : undefined
-  if (sqlState !== LOCK_TIMEOUT) return error
-  return lockTimeout(error, await blockingSessions(db).catch(() => []), settings)
+  const explanation = databaseError(OPERATION, error)
+  if (setupSqlState(error) !== LOCK_TIMEOUT) return explanation
+  return lockTimeout(explanation, await blockingSessions(db).catch(() => []), settings)
 }
 
 function migrationError(name: string, error: unknown): Error {
-  if (isConnectionFailure(error)) return databaseError(OPERATION, error)
-  const { sqlState, cause } = databaseError(OPERATION, error) as DatabaseError
-  return new MigrationError(name, sqlState, cause as Error)
+  const wrapped = databaseError(OPERATION, error)
+  if (isConnectionFailure(error) || !isApalisError(wrapped, 'DATABASE')) return wrapped
+  return new MigrationError(name, wrapped.sqlState, wrapped.cause as Error | undefined)
 }
 
 function lockTimeout(error: Error, blockers: readonly string[], { patienceMs }: Settings): MigrationError {

@@ -1,9 +1,7 @@
-import { database } from '../vocabulary/db.js'
-import type { PgDb } from '../vocabulary/db.js'
+import { database, type PgDb } from '../vocabulary/db.js'
 import { databaseError } from '../vocabulary/database-error.js'
 import { SchemaError } from '../vocabulary/errors.js'
-import { inspectSchema } from './inspect-schema.js'
-import type { Inspection } from './inspect-schema.js'
+import { inspectSchema, type Inspection } from './inspect-schema.js'
 
 /**
  * Compares the real catalog of schema `apalis` with what the library needs. Reads only; takes no lock that a writer of

@@ -1,8 +1,7 @@
 /** Reads and writes the ledger of applied migrations. */
 import { sql } from 'drizzle-orm'
 import type { Db } from '../vocabulary/db.js'
-import { ledger } from '../vocabulary/ledger.js'
-import type { Applied } from '../vocabulary/ledger.js'
+import { ledger, type Applied } from '../vocabulary/ledger.js'
 import type { Migration } from '../vocabulary/migrations.generated.js'
 
 export async function readLedger(db: Db): Promise<Applied> {

@@ -9,9 +9,8 @@ import {
   SNAPSHOT_COLUMNS,
   SNAPSHOT_INDEX,
   TABLES,
-  TRIGGER,
+  TRIGGER, type ConstraintContract, type IndexContract
 } from './contract.js'
-import type { ConstraintContract, IndexContract } from './contract.js'
 import { migrations } from './migrations.generated.js'
 
 export interface Finding {

@@ -1,7 +1,6 @@
 /** The record of applied migrations: for people, and so that an older version of the library notices a newer one. */
 import { pgSchema, text, timestamp } from 'drizzle-orm/pg-core'
-import { migrations } from './migrations.generated.js'
-import type { Migration } from './migrations.generated.js'
+import { migrations, type Migration } from './migrations.generated.js'
 
 /** In a schema of its own, because `apalis` belongs to the contract. */
 export const ledger = pgSchema('apalis_drizzle').table('migrations', {

@@ -1,6 +1,5 @@
 /** Transactions and locks that a test holds open in a session of its own. */
-import type { ReservedSql } from 'postgres'
-import type { Sql } from 'postgres'
+import type { ReservedSql, Sql } from 'postgres'
 import { until } from './until.js'
 
 export interface Held {
