@@ -94,7 +94,7 @@ function safeCause(error: unknown): Error {
   const links = causes(error)
   const deepest = links.at(-1)
   const server = serverError(error)
-  const cause = new Error(server?.message ?? deepest?.message ?? 'the driver threw no error object')
+  const cause = new Error(server?.message ?? reason(deepest) ?? 'the driver threw no error object')
   cause.name = server === undefined ? (deepest?.name ?? 'Error') : 'PostgresError'
   if (deepest?.stack !== undefined) cause.stack = deepest.stack
   const code = server?.code ?? (deepest as { code?: unknown } | undefined)?.code
@@ -103,6 +103,12 @@ function safeCause(error: unknown): Error {
     ...(server?.constraint !== undefined && { constraint: server.constraint }),
     ...(server?.table !== undefined && { table: server.table }),
   })
+}
+
+/** The message; for a host with several addresses, of which none answered, the messages of all attempts. */
+function reason(error: Error | undefined): string | undefined {
+  if (!(error instanceof AggregateError) || error.message !== '') return error?.message
+  return error.errors.map((attempt) => (attempt instanceof Error ? attempt.message : 'unknown')).join('; ')
 }
 
 /** The chain of causes without Drizzle's own links: their messages hold the parameters. */

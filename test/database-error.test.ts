@@ -1,0 +1,216 @@
+import { inspect } from 'node:util'
+import { DrizzleQueryError } from 'drizzle-orm'
+import pg from 'pg'
+import postgres from 'postgres'
+import { describe, expect, it } from 'vitest'
+import {
+  databaseError,
+  databaseHint,
+  isConnectionFailure,
+  isDataError,
+  isRefusedConnection,
+  isTransient,
+  serverError,
+  sqlStateOf,
+} from '../src/vocabulary/database-error.js'
+import { DatabaseError, RowError } from '../src/vocabulary/errors.js'
+
+const OWNER = 'jobs_lock_by_worker_type_fkey'
+const MESSAGE = `insert or update on table "jobs" violates foreign key constraint "${OWNER}"`
+
+/** As postgres.js throws it: the server's own field names, and the query and its parameters where debugging shows them. */
+function postgresJsError(fields: Record<string, string> = {}): Error {
+  const error = Object.assign(new Error(MESSAGE), {
+    name: 'PostgresError',
+    severity: 'ERROR',
+    severity_local: 'ERROR',
+    code: '23503',
+    detail: 'Key (lock_by, job_type)=(secret, secret) is not present in table "workers".',
+    where: 'secret',
+    schema_name: 'apalis',
+    table_name: 'jobs',
+    constraint_name: OWNER,
+    ...fields,
+  })
+  return Object.defineProperties(error, {
+    query: { value: 'insert … values ($1)', enumerable: true },
+    parameters: { value: ['secret'], enumerable: true },
+    args: { value: ['secret'], enumerable: true },
+  })
+}
+
+/** As node-postgres, PGlite and Neon throw it. */
+function pgError(fields: Record<string, string> = {}): Error {
+  return Object.assign(new pg.DatabaseError(MESSAGE, 1, 'error'), {
+    severity: 'ERROR',
+    code: '23503',
+    detail: 'Key (lock_by, job_type)=(secret, secret) is not present in table "workers".',
+    hint: 'secret',
+    where: 'secret',
+    schema: 'apalis',
+    table: 'jobs',
+    constraint: OWNER,
+    ...fields,
+  })
+}
+
+/** As Drizzle wraps both. */
+function drizzled(cause?: Error): Error {
+  return new DrizzleQueryError('insert into "apalis"."jobs" values ($1)', ['secret'], cause)
+}
+
+function systemError(code: string, message: string): Error {
+  return Object.assign(new Error(message), { code, errno: -1, syscall: 'connect' })
+}
+
+const SHAPES: [string, (fields?: Record<string, string>) => Error][] = [
+  ['postgres.js', postgresJsError],
+  ['node-postgres', pgError],
+  ['postgres.js through Drizzle', (fields) => drizzled(postgresJsError(fields))],
+  ['node-postgres through Drizzle', (fields) => drizzled(pgError(fields))],
+  ['Drizzle and a wrapper of the application', (fields) => new Error('wrapped', { cause: drizzled(pgError(fields)) })],
+]
+
+describe.each(SHAPES)('an error of %s', (_, make) => {
+  it('is read', () => {
+    expect(serverError(make())).toEqual({
+      message: MESSAGE,
+      code: '23503',
+      constraint: OWNER,
+      table: 'jobs',
+      schema: 'apalis',
+    })
+  })
+
+  it('becomes a DatabaseError with operation, SQLSTATE, cause and hint, and without any value', () => {
+    const error = databaseError('claiming', make()) as DatabaseError
+    expect(error).toBeInstanceOf(DatabaseError)
+    expect(error).toMatchObject({ operation: 'claiming', sqlState: '23503' })
+    expect(error.message).toBe(
+      `Database error while claiming (23503): ${MESSAGE}. Register the worker for this queue first.`,
+    )
+    expect(error.cause).toMatchObject({ name: 'PostgresError', message: MESSAGE, code: '23503', constraint: OWNER })
+    expect(inspect(error, { showHidden: true, depth: Infinity })).not.toContain('secret')
+    expect(JSON.stringify(error)).not.toContain('secret')
+  })
+
+  it.each([
+    ['40001', 'transient'],
+    ['40P01', 'transient'],
+    ['55P03', 'transient'],
+    ['57014', 'transient'],
+    ['22P02', 'data'],
+    ['23505', 'data'],
+    ['08006', 'connection'],
+    ['57P01', 'connection'],
+    ['57P03', 'connection'],
+    ['42P01', 'none'],
+  ])('with SQLSTATE %s is a %s failure', (code, kind) => {
+    const error = make({ code })
+    expect(sqlStateOf(error)).toBe(code)
+    expect({ transient: isTransient(error), data: isDataError(error), connection: isConnectionFailure(error) }).toEqual(
+      {
+        transient: kind === 'transient',
+        data: kind === 'data',
+        connection: kind === 'connection',
+      },
+    )
+  })
+})
+
+describe('an error of the connection', () => {
+  it.each([
+    ['refused', systemError('ECONNREFUSED', 'connect ECONNREFUSED 127.0.0.1:5432'), true],
+    ['not found', drizzled(systemError('ENOTFOUND', 'getaddrinfo ENOTFOUND db')), true],
+    ['timed out before it was there', systemError('CONNECT_TIMEOUT', 'write CONNECT_TIMEOUT'), true],
+    ['reset', drizzled(systemError('ECONNRESET', 'read ECONNRESET')), false],
+    ['broken pipe, whose code looks like an SQLSTATE', systemError('EPIPE', 'write EPIPE'), false],
+    ['without anything', drizzled(), false],
+  ])('%s is a connection failure', (_, error, refused) => {
+    expect(sqlStateOf(error)).toBeUndefined()
+    expect(isConnectionFailure(error)).toBe(true)
+    expect(isRefusedConnection(error)).toBe(refused)
+    expect(isTransient(error) || isDataError(error)).toBe(false)
+    expect(inspect(databaseError('claiming', error))).not.toContain('secret')
+  })
+
+  it('says why when several addresses were tried', async () => {
+    const sql = postgres('postgres://user:secret@localhost:1/db', { max: 1, connect_timeout: 5 })
+    const thrown: unknown = await sql`select 1`.then(
+      () => undefined,
+      (error: unknown) => error,
+    )
+    await sql.end()
+    const error = databaseError('claiming', drizzled(thrown as Error))
+    expect(error.message).toMatch(/^Database error while claiming: .*ECONNREFUSED.*\.$/)
+    expect(inspect(error, { showHidden: true, depth: Infinity })).not.toContain('secret')
+  })
+
+  it('says why of an AggregateError, whose own message is empty', () => {
+    const causes = ['::1', '127.0.0.1'].map((host) => systemError('ECONNREFUSED', `connect ECONNREFUSED ${host}:5432`))
+    const error = databaseError('claiming', Object.assign(new AggregateError(causes), { code: 'ECONNREFUSED' }))
+    expect(error.message).toBe(
+      'Database error while claiming: connect ECONNREFUSED ::1:5432; connect ECONNREFUSED 127.0.0.1:5432.',
+    )
+    expect(error.cause).toMatchObject({ code: 'ECONNREFUSED' })
+  })
+
+  it('is not one of the library itself', () => {
+    expect(isConnectionFailure(new RowError('id', 'is no ULID'))).toBe(false)
+  })
+})
+
+describe('databaseError', () => {
+  it("passes the library's own errors through", () => {
+    const error = new RowError('id', 'is no ULID')
+    expect(databaseError('claiming', error)).toBe(error)
+  })
+
+  it.each(['text', undefined, null, { message: 'secret' }])('copes with %j thrown', (thrown) => {
+    expect(databaseError('claiming', thrown).message).toBe(
+      'Database error while claiming: the driver threw no error object.',
+    )
+  })
+
+  it('ends on a chain of causes that does not', () => {
+    const error = new Error('round')
+    error.cause = error
+    expect(databaseError('claiming', error).message).toBe('Database error while claiming: round.')
+  })
+})
+
+describe('databaseHint', () => {
+  const REGISTER = 'Register the worker for this queue first.'
+  const SETUP = 'Run setup(db) or `npx apalis-drizzle setup` once against this database.'
+  const hint = (message: string, constraint?: string, table?: string) => databaseHint({ message, constraint, table })
+
+  it.each([OWNER, 'jobs_lock_by_fkey'])('says to register the worker for %s on jobs [ERR-10]', (constraint) => {
+    expect(hint('x', constraint, 'jobs')).toBe(REGISTER)
+  })
+
+  it.each([
+    'relation "apalis.jobs" does not exist',
+    'relation apalis.jobs does not exist',
+    'no such table: apalis.jobs',
+  ])('says to run setup for: %s [ERR-11]', (message) => {
+    expect(hint(message)).toBe(SETUP)
+  })
+
+  it.each([
+    'insert or update on table "jobs" violates foreign key constraint',
+    `violates "${OWNER}"`,
+    'violates "jobs_lock_by_fkey"',
+  ])('says to register the worker by the message alone: %s [ERR-12]', (message) => {
+    expect(hint(message)).toBe(REGISTER)
+  })
+
+  it('says nothing about anything else [ERR-13]', () => {
+    expect(hint('deadlock detected')).toBeUndefined()
+    expect(hint('relation "apalis.other" does not exist')).toBeUndefined()
+    expect(hint('x', OWNER, 'orders')).toBeUndefined()
+    expect(hint(MESSAGE.replace(OWNER, 'jobs_customer_fkey'), 'jobs_customer_fkey', 'jobs')).toBeUndefined()
+    expect(hint('x', 'jobs_status_check', 'jobs')).toBeUndefined()
+    expect(databaseHint(serverError(new Error('relation "apalis.jobs" does not exist')))).toBeUndefined()
+    expect(databaseHint(undefined)).toBeUndefined()
+  })
+})
