@@ -10,6 +10,7 @@ import { readCatalog } from '../src/statements/read-catalog.js'
 import type { Catalog } from '../src/vocabulary/catalog.js'
 import type { Db } from '../src/vocabulary/db.js'
 import { SchemaError } from '../src/vocabulary/errors.js'
+import { announcements } from './support/announcements.js'
 import { useDatabase } from './support/database.js'
 import { clear, fingerprint, load, type Fixture } from './support/fixtures.js'
 
@@ -27,17 +28,6 @@ async function addTasks(): Promise<void> {
       ('1', '01J00000000000000000000001', 'q', 'Pending', 0, null, null, null, null),
       ('2', '01J00000000000000000000002', 'q', 'Running', 0, 'w', '2026-01-01Z', null, null),
       ('3', '01J00000000000000000000003', 'q', 'Done', 1, 'w', '2026-01-01Z', '2026-01-02Z', '{"Ok": null}')`
-}
-
-async function announced(insert: (sql: typeof database.sql) => Promise<unknown>): Promise<string[]> {
-  const payloads: string[] = []
-  const { unlisten } = await database.sql.listen('apalis::job::insert', (payload) => payloads.push(payload))
-  await insert(database.sql)
-  // Notifications arrive in the order of commits, so when this one is here, all are.
-  await database.sql`notify "apalis::job::insert", 'end'`
-  await expect.poll(() => payloads.at(-1)).toBe('end')
-  await unlisten()
-  return payloads.slice(0, -1)
 }
 
 describe.each<{ generation: string; fixtures: Fixture[] }>([
@@ -100,8 +90,8 @@ describe.each<{ generation: string; fixtures: Fixture[] }>([
 
   it('announces as ours does afterwards, and obeys the one-shot switch', async () => {
     await setup(database.db)
-    const payloads = await announced((sql) =>
-      sql.begin(async (tx) => {
+    const payloads = await announcements(database.sql, () =>
+      database.sql.begin(async (tx) => {
         await tx`select set_config('apalis.notify_once', 'off', true)`
         await tx`insert into apalis.jobs (job, id, job_type) values ('', '01J00000000000000000000004', 'q')`
         await tx`insert into apalis.jobs (job, id, job_type, run_at) values ('', '01J00000000000000000000005', 'q', now() + interval '3 s')`

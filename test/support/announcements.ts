@@ -1,0 +1,16 @@
+import type { Sql } from 'postgres'
+import { until } from './until.js'
+
+const CHANNEL = 'apalis::job::insert'
+
+/** What the trigger announces of the statements in `run`, in order. */
+export async function announcements(sql: Sql, run: () => Promise<unknown>): Promise<string[]> {
+  const payloads: string[] = []
+  const { unlisten } = await sql.listen(CHANNEL, (payload) => payloads.push(payload))
+  await run()
+  // Notifications arrive in the order of the commits: with this one here, all are.
+  await sql.notify(CHANNEL, 'end')
+  await until(async () => payloads.at(-1) === 'end', 'the last notification arrives')
+  await unlisten()
+  return payloads.slice(0, -1)
+}
