@@ -165,7 +165,9 @@ describe('superjsonCodec', () => {
     )
   })
 
-  class Instance {}
+  class Instance {
+    readonly x = 1
+  }
   const refused = fc.constantFrom<unknown>(
     () => 1,
     Symbol('symbol'),

@@ -119,8 +119,9 @@ describe('superjsonCodec', () => {
 
   it('reads back a URL', () => {
     const url = new URL('https://user:pw@exämple.org:8080/ä?q=1#h')
-    expect(roundTrip({ url })).toEqual({ url: expect.any(URL) })
-    expect((roundTrip({ url }) as { url: URL }).url.href).toBe(url.href)
+    const restored = (roundTrip({ url }) as { url: URL }).url
+    expect(restored).toBeInstanceOf(URL)
+    expect(restored.href).toBe(url.href)
   })
 
   describe('wraps what would be mistaken for an envelope', () => {
@@ -189,7 +190,7 @@ describe('superjsonCodec', () => {
       ],
       [
         'a record of another realm in a rich value',
-        { a: runInNewContext('({})'), b: 1n },
+        { a: runInNewContext('({})') as unknown, b: 1n },
         'args.a is an object of another realm',
       ],
       ['a long URL', new URL(`data:,${'a'.repeat(8192)}`), 'args is a URL of more than 8192 characters'],
@@ -274,8 +275,8 @@ describe('superjsonCodec', () => {
       ['1e+23 as jsonb prints it', '[100000000000000000000000, -1]', [1e23, -1]],
       [
         'long digits in strings and fractions',
-        '["18446744073709551615", 0.12345678901234567]',
-        ['18446744073709551615', 0.12345678901234567],
+        '["18446744073709551615", 0.12345678901234568]',
+        ['18446744073709551615', 0.12345678901234568],
       ],
     ])('%s', (_, json, value) => {
       expect(read(json)).toStrictEqual(value)

@@ -41,7 +41,8 @@ function postgresJsError(fields: Record<string, string> = {}): Error {
 
 /** As node-postgres, PGlite and Neon throw it. */
 function pgError(fields: Record<string, string> = {}): Error {
-  return Object.assign(new pg.DatabaseError(MESSAGE, 1, 'error'), {
+  const error = new pg.DatabaseError(MESSAGE, 1, 'error')
+  Object.assign(error, {
     severity: 'ERROR',
     code: '23503',
     detail: 'Key (lock_by, job_type)=(secret, secret) is not present in table "workers".',
@@ -52,6 +53,7 @@ function pgError(fields: Record<string, string> = {}): Error {
     constraint: OWNER,
     ...fields,
   })
+  return error
 }
 
 /** As Drizzle wraps both. */
@@ -83,7 +85,7 @@ describe.each(SHAPES)('an error of %s', (_, make) => {
   })
 
   it('becomes a DatabaseError with operation, SQLSTATE, cause and hint, and without any value', () => {
-    const error = databaseError('claiming', make()) as DatabaseError
+    const error = databaseError('claiming', make())
     expect(error).toBeInstanceOf(DatabaseError)
     expect(error).toMatchObject({ operation: 'claiming', sqlState: '23503' })
     expect(error.message).toBe(

@@ -81,10 +81,9 @@ describe('a retry function', () => {
 
   it("that is asynchronous is replaced by the default backoff, and its rejection is nobody else's matter", () => {
     const retry = (async () => Promise.reject(error)) as unknown as () => number
-    expect(retryDelay(retry, 1, error, 0)).toMatchObject({
-      delayMs: 1000,
-      failure: { message: expect.stringContaining('returned a promise instead of a number') },
-    })
+    const { delayMs, failure } = retryDelay(retry, 1, error, 0)
+    expect(delayMs).toBe(1000)
+    expect(failure?.message).toContain('returned a promise instead of a number')
   })
 
   it('that throws is replaced by the default backoff, and reported with its error', () => {

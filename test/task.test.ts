@@ -343,7 +343,7 @@ describe('task ids', () => {
 
   it('carry the time they were made at', () => {
     const before = Date.now()
-    const time = [...newTaskId().slice(0, 10)].reduce(
+    const time = Array.from(newTaskId().slice(0, 10)).reduce(
       (sum, char) => sum * 32 + '0123456789ABCDEFGHJKMNPQRSTVWXYZ'.indexOf(char),
       0,
     )

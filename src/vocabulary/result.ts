@@ -125,8 +125,9 @@ export function errorText(error: unknown): string {
   try {
     if (typeof error === 'string') return error
     if (!(error instanceof Error)) return `The handler threw ${typeOf(error)} instead of an Error.`
-    const message = withoutParameters(error) ?? error.message
-    return error.name === 'Error' ? String(message) : `${error.name}: ${message}`
+    // Subclasses may put anything into these two.
+    const message: unknown = withoutParameters(error) ?? error.message
+    return error.name === 'Error' ? String(message) : `${error.name}: ${String(message)}`
   } catch {
     return 'The handler threw an error whose message cannot be read.'
   }

@@ -159,20 +159,22 @@ function own(value: unknown, key: string): unknown {
 
 /** Keys joined by dots; dots and backslashes inside a key are escaped. */
 function parsePath(path: string): string[] {
-  const keys = ['']
+  const keys: string[] = []
+  let key = ''
   for (let at = 0; at < path.length; at++) {
-    let char = path.charAt(at)
+    const char = path.charAt(at)
     if (char === '.') {
-      keys.push('')
-      continue
+      keys.push(key)
+      key = ''
+    } else if (char === '\\') {
+      const escaped = path.charAt(++at)
+      if (escaped !== '\\' && escaped !== '.') throw new UnreadableValue('an annotation is malformed')
+      key += escaped
+    } else {
+      key += char
     }
-    if (char === '\\') {
-      char = path.charAt(++at)
-      if (char !== '\\' && char !== '.') throw new UnreadableValue('an annotation is malformed')
-    }
-    keys[keys.length - 1] += char
   }
-  return keys
+  return [...keys, key]
 }
 
 function isNumber(value: unknown): value is number {
