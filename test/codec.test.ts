@@ -159,7 +159,11 @@ describe('superjsonCodec', () => {
       ['an ArrayBuffer', new ArrayBuffer(1), 'args is an instance of ArrayBuffer'],
       ['a BigInt64Array', new BigInt64Array(1), 'args is an instance of BigInt64Array'],
       ['a boxed number', Object(1), 'args is an instance of Number'],
-      ['a Date of another realm', runInNewContext('new Date(0)'), 'args is an instance of Date'],
+      [
+        'a Date of another realm',
+        runInNewContext('new Date(0)'),
+        'args is a Date of another realm (vm context or frame)',
+      ],
       ['an object that inherits', Object.create({ inherited: 1 }), 'args is an instance of Object'],
       ['an Invalid Date', { at: new Date(NaN) }, 'args.at is an Invalid Date'],
       // eslint-disable-next-line no-sparse-arrays

@@ -117,7 +117,7 @@ describe('defineQueue', () => {
 })
 
 describe('withCodec', () => {
-  it('changes the codec and nothing else, in a new queue [STORE-07]', () => {
+  it('changes the codec and nothing else, in a new queue', () => {
     const queue = defineQueue<string>('emails', { maxAttempts: 8, retry: { baseMs: 7, factor: 1, jitter: 0 } })
     const other = queue.withCodec(jsonCodec)
     expect(definitionOf(queue).codec).toBe(superjsonCodec)

@@ -80,6 +80,9 @@ const RICH_CLASSES = new Map<unknown, (walk: Walk, value: never, depth: number) 
   ),
 ])
 
+const RICH_NAMES: ReadonlySet<string> = new Set(['Date', 'Map', 'Set', 'RegExp', 'URL', ...Object.keys(TYPED_ARRAYS)])
+const ANOTHER_REALM = 'another realm (vm context or frame), which superjson does not recognise'
+
 /** Keys that superjson refuses in a value it annotates. */
 export const FORBIDDEN_KEYS: ReadonlySet<string> = new Set(['__proto__', 'constructor', 'prototype'])
 
@@ -131,7 +134,7 @@ class Walk {
     const rich = RICH_CLASSES.get(prototype)
     if (rich !== undefined) return rich(this, value as never, depth)
     if (!isForeignObjectPrototype(prototype)) this.#refuseInstance(value)
-    this.#obstacle('is an object of another realm (vm context or frame), which superjson does not recognise; copy it')
+    this.#obstacle(`is an object of ${ANOTHER_REALM}; copy it`)
     this.#record(value, depth)
   }
 
@@ -153,8 +156,9 @@ class Walk {
     for (let index = 0; index < array.length; index++) {
       this.#path.push(index)
       const value = array[index]
-      if (value === undefined && !Object.hasOwn(array, index))
+      if (value === undefined && !Object.hasOwn(array, index)) {
         this.#refuse('is a hole in an array; fill it or filter it out')
+      }
       this.visit(value, depth + 1)
       this.#path.pop()
     }
@@ -171,8 +175,9 @@ class Walk {
   map(map: ReadonlyMap<unknown, unknown>, depth: number): void {
     this.#needsAnnotation('a Map')
     this.#noExtraKeys(map, 0)
-    if (depth === MAX_DEPTH && map.size > 0)
+    if (depth === MAX_DEPTH && map.size > 0) {
       this.#refuse(`is nested more than ${MAX_DEPTH} levels deep, or contains itself`)
+    }
     let index = 0
     for (const entry of map) {
       this.#path.push(index++, 0)
@@ -199,18 +204,21 @@ class Walk {
     this.#needsAnnotation('a RegExp')
     this.#noExtraKeys(regExp, 0)
     this.#regExpLength += regExp.source.length
-    if (this.#regExpLength > MAX_REGEXP_LENGTH)
+    if (this.#regExpLength > MAX_REGEXP_LENGTH) {
       this.#refuse(`is a RegExp, and all of them together have more than ${MAX_REGEXP_LENGTH} characters`)
-    if (regExp.flags.includes('v'))
+    }
+    if (regExp.flags.includes('v')) {
       this.#refuse('is a RegExp with the flag v, which costs too much to restore; store its source')
+    }
     this.#text(regExp.source)
   }
 
   url(url: URL): void {
     this.#needsAnnotation('a URL')
     this.#noExtraKeys(url, 0)
-    if (url.href.length > MAX_URL_LENGTH)
+    if (url.href.length > MAX_URL_LENGTH) {
       this.#refuse(`is a URL of more than ${MAX_URL_LENGTH} characters; store its text`)
+    }
     this.#text(url.href)
     // The URL standard has a few URLs whose text parses to another URL or to none.
     if (!URL.canParse(url.href) || new URL(url.href).href !== url.href) {
@@ -219,7 +227,7 @@ class Walk {
   }
 
   typedArray(array: TypedArray): void {
-    this.#needsAnnotation(`a typed array`)
+    this.#needsAnnotation('a typed array')
     this.#count(array.length)
     this.#noExtraKeys(array, array.length)
     if (!(array instanceof Float32Array || array instanceof Float64Array)) return
@@ -234,8 +242,9 @@ class Walk {
   #bigint(value: bigint): void {
     this.#needsAnnotation('a bigint')
     bigintLimit ??= 10n ** BigInt(MAX_BIGINT_DIGITS)
-    if (value >= bigintLimit || value <= -bigintLimit)
+    if (value >= bigintLimit || value <= -bigintLimit) {
       this.#refuse(`is a bigint of more than ${MAX_BIGINT_DIGITS} digits`)
+    }
     this.#addBytes(value.toString().length)
   }
 
@@ -250,8 +259,9 @@ class Walk {
 
   #needsAnnotation(what: string): void {
     this.rich = true
-    if (!this.#rules.rich)
+    if (!this.#rules.rich) {
       this.#refuse(`is ${what}, and only JSON values are stored here; convert it first, for example to a string`)
+    }
   }
 
   #noSymbolKeys(value: object): void {
@@ -277,14 +287,16 @@ class Walk {
 
   #count(nodes: number): void {
     this.#nodes += nodes
-    if (this.#nodes > MAX_NODES)
+    if (this.#nodes > MAX_NODES) {
       this.#refuse(`is one of more than ${MAX_NODES} values; store the data elsewhere and pass a reference`)
+    }
   }
 
   #addBytes(bytes: number): void {
     this.#bytes += bytes
-    if (this.#bytes > MAX_PAYLOAD_BYTES)
+    if (this.#bytes > MAX_PAYLOAD_BYTES) {
       throw new RefusedValue(this.#rules.root, [], tooLarge(`more than ${MAX_PAYLOAD_BYTES}`))
+    }
   }
 
   #obstacle(what: string): void {
@@ -293,11 +305,9 @@ class Walk {
 
   #refuseInstance(value: object): never {
     const name = className(value)
-    this.#refuse(
-      name === 'Buffer'
-        ? 'is a Buffer, which cannot be restored; wrap it: new Uint8Array(buffer)'
-        : `is an instance of ${name}, which cannot be stored; convert it to a plain object`,
-    )
+    if (name === 'Buffer') this.#refuse('is a Buffer, which cannot be restored; wrap it: new Uint8Array(buffer)')
+    if (RICH_NAMES.has(name)) this.#refuse(`is a ${name} of ${ANOTHER_REALM}; copy it`)
+    this.#refuse(`is an instance of ${name}, which cannot be stored; convert it to a plain object`)
   }
 
   #refuse(what: string): never {

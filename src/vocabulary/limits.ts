@@ -35,11 +35,12 @@ export function checkQueueName(name: string, argument = 'queue'): string {
 /** @throws {InvalidArgumentError} if it is not a worker name: 1 to 255 bytes of UTF-8 without NUL. */
 export function checkWorkerName(name: string, argument = 'name'): string {
   checkText(argument, name, MAX_WORKER_BYTES)
-  if (name === '')
+  if (name === '') {
     throw new InvalidArgumentError(
       argument,
       'a worker needs a name of at least one character; leave it out to get one.',
     )
+  }
   return name
 }
 
@@ -52,8 +53,9 @@ export function checkIdempotencyKey(key: string): string {
 export function checkText(argument: string, text: string, maxBytes: number): string {
   if (typeof text !== 'string') throw new InvalidArgumentError(argument, `a string is needed, not ${typeOf(text)}.`)
   const problem = text.includes('\0') ? 'a NUL character' : text.isWellFormed() ? undefined : 'a lone surrogate'
-  if (problem !== undefined)
+  if (problem !== undefined) {
     throw new InvalidArgumentError(argument, `it contains ${problem}, which PostgreSQL cannot store; remove it.`)
+  }
   // Three bytes are the most that one UTF-16 unit takes.
   if (text.length * 3 <= maxBytes) return text
   const bytes = byteLength(text)

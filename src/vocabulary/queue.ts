@@ -118,8 +118,9 @@ function checkSchema<Input, Output>(
 }
 
 function checkTimeout(timeoutMs: number | undefined): number | undefined {
-  if (timeoutMs === undefined || (typeof timeoutMs === 'number' && timeoutMs > 0 && timeoutMs <= MAX_INT4))
+  if (timeoutMs === undefined || (typeof timeoutMs === 'number' && timeoutMs > 0 && timeoutMs <= MAX_INT4)) {
     return timeoutMs
+  }
   // The longest delay that timers keep.
   throw new InvalidArgumentError(
     'timeoutMs',
