@@ -32,7 +32,7 @@ const rooms = [
 ]
 
 export default defineConfig([
-  globalIgnores(['.cache/', 'dist/', 'drizzle/', '**/*.generated.ts']),
+  globalIgnores(['.cache/', 'dist/', 'drizzle/', '**/*.generated.ts', 'test/apps/*/drizzle.config.ts']),
   js.configs.recommended,
   tseslint.configs.strictTypeChecked,
   {
