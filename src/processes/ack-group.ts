@@ -2,45 +2,53 @@
  * Acknowledgements, grouped: those that become ready while a statement is under way share the next one. Under load this
  * turns hundreds of commits into one; an idle worker's ack leaves at once.
  *
- * A technical failure is retried for as long as the claim is held: a handler that has done its work is not run again
- * because a connection broke. One outcome that the server refuses does not fail its neighbours.
+ * A technical failure is retried until the server has answered: a handler that has done its work is not run again because
+ * a connection broke. One task that the server refuses to store, or that another transaction holds locked, does not keep
+ * its neighbours: the group is dissolved, and its acknowledgements go one by one, beside the next groups.
  */
 import { ack, acknowledgedEarlier } from '../statements/ack.js'
-import { isConnectionFailure, isDataError, isTransient } from '../vocabulary/database-error.js'
-import type { Db } from '../vocabulary/db.js'
+import { isConnectionFailure, isDataError, isTransient, sqlStateOf } from '../vocabulary/database-error.js'
 import type { AckOutcome, Fence } from '../vocabulary/outcome.js'
 import { errResult } from '../vocabulary/result.js'
+import type { ControlClient } from './control-client.js'
 import { Wakeup } from './wakeup.js'
 
 /** Acks in one statement. */
 const MAX_GROUP = 500
 const FIRST_RETRY_MS = 50
 const MAX_RETRY_MS = 2_000
+const LOCK_NOT_AVAILABLE = '55P03'
 
-/** The status that was written, or why none was. */
+/**
+ * The status that was written; `stale` when the claim was no longer the task's; `given-up` when the server did not answer
+ * as long as it was asked.
+ */
 export type AckAnswer = { readonly written: string } | 'stale' | 'given-up'
 
-/** What of a claim an acknowledgement needs. */
-export interface Acknowledgeable {
-  readonly fence: Fence
-  /** `over` says that the claim is lost, so that nothing is sent any more. */
-  readonly state: string
-}
-
 interface Entry {
-  readonly claim: Acknowledgeable
-  readonly outcome: AckOutcome
+  readonly fence: Fence
+  outcome: AckOutcome
+  /** An earlier attempt may have been stored although its answer was lost. */
+  inDoubt: boolean
   readonly answer: (answer: AckAnswer) => void
 }
 
+/** One statement at a time, with up to `size` entries. */
+interface Lane {
+  readonly size: number
+  readonly waiting: Entry[]
+  readonly pause: Wakeup
+  sending: boolean
+}
+
 export class AckGroup {
-  #waiting: Entry[] = []
-  #flushing: Promise<void> | undefined
-  #givingUp = false
-  readonly #retry = new Wakeup()
+  readonly #together: Lane = { size: MAX_GROUP, waiting: [], pause: new Wakeup(), sending: false }
+  readonly #alone: Lane = { size: 1, waiting: [], pause: new Wakeup(), sending: false }
+  readonly #unanswered = new Set<Entry>()
+  #givenUp = false
 
   constructor(
-    private readonly db: Db,
+    private readonly control: ControlClient,
     private readonly queue: string,
     private readonly worker: string,
     /** Told of each failed statement before it is tried again. */
@@ -48,88 +56,99 @@ export class AckGroup {
   ) {}
 
   /** Never rejects. */
-  submit(claim: Acknowledgeable, outcome: AckOutcome): Promise<AckAnswer> {
+  submit(fence: Fence, outcome: AckOutcome): Promise<AckAnswer> {
+    if (this.#givenUp) return Promise.resolve('given-up')
     return new Promise((answer) => {
-      this.#waiting.push({ claim, outcome, answer })
-      this.#flushing ??= this.#flush()
+      const entry: Entry = { fence, outcome, inDoubt: false, answer }
+      this.#unanswered.add(entry)
+      this.#add(this.#together, [entry])
     })
   }
 
-  /** Ends retries: what the database does not take now is left to the sweep of other workers. */
+  /** Answers all that wait, also for a statement under way, and sends nothing more. */
   giveUp(): void {
-    this.#givingUp = true
-    this.#retry.wake()
-  }
-
-  async #flush(): Promise<void> {
-    while (this.#waiting.length > 0) await this.#acknowledge(this.#waiting.splice(0, MAX_GROUP))
-    this.#flushing = undefined
-  }
-
-  async #acknowledge(group: readonly Entry[]): Promise<void> {
-    let answerLost = false
-    for (let delayMs = FIRST_RETRY_MS; ; delayMs = Math.min(delayMs * 2, MAX_RETRY_MS)) {
-      const entries = this.#stillHeld(group)
-      if (entries.length === 0) return
-      try {
-        return settle(entries, await this.#write(entries, answerLost))
-      } catch (error) {
-        if (isDataError(error)) return this.#acknowledgeApart(entries)
-        this.onFailure(error)
-        if (this.#givingUp) return giveUp(entries)
-        answerLost ||= isConnectionFailure(error)
-        await this.#retry.wait(isTransient(error) ? FIRST_RETRY_MS : jittered(delayMs))
-      }
+    this.#givenUp = true
+    for (const entry of this.#unanswered) this.#answer(entry, 'given-up')
+    for (const { waiting, pause } of [this.#together, this.#alone]) {
+      waiting.length = 0
+      pause.wake()
     }
   }
 
-  async #write(entries: readonly Entry[], answerLost: boolean): Promise<Map<string, string>> {
-    const acks = entries.map(({ claim, outcome }) => ({ fence: claim.fence, outcome }))
-    const written = await ack(this.db, this.queue, this.worker, acks)
-    if (!answerLost || written.size === entries.length) return written
-    // An earlier attempt may have been stored although its answer was lost: then this one finds the claim gone.
-    const missing = acks.filter(({ fence }) => !written.has(fence.id))
-    const earlier = await acknowledgedEarlier(this.db, this.queue, this.worker, missing)
-    return new Map([...written, ...earlier])
+  #add(lane: Lane, entries: readonly Entry[]): void {
+    lane.waiting.push(...entries)
+    if (!lane.sending) void this.#send(lane)
   }
 
-  /** The server refused a value: the halves are tried apart until the culprit stands alone. */
-  async #acknowledgeApart(entries: readonly Entry[]): Promise<void> {
+  async #send(lane: Lane): Promise<void> {
+    lane.sending = true
+    let failures = 0
+    while (lane.waiting.length > 0) {
+      const entries = lane.waiting.splice(0, lane.size)
+      try {
+        await this.#acknowledge(entries)
+        failures = 0
+      } catch (error) {
+        if (this.#givenUp) break
+        this.onFailure(error)
+        this.#sendAgain(
+          lane,
+          entries.filter((entry) => this.#unanswered.has(entry)),
+          error,
+        )
+        if (lane.waiting.length > 0) await lane.pause.wait(isTransient(error) ? FIRST_RETRY_MS : retryMs(failures++))
+      }
+    }
+    lane.sending = false
+  }
+
+  async #acknowledge(entries: readonly Entry[]): Promise<void> {
+    const { queue, worker } = this
+    const written = await this.control.run((db) => ack(db, queue, worker, entries))
+    const missing = entries.filter((entry) => {
+      const status = written.get(entry.fence.id)
+      if (status !== undefined) this.#answer(entry, { written: status })
+      return status === undefined
+    })
+    // An attempt that was stored although its answer was lost leaves nothing to acknowledge for the next one.
+    const inDoubt = missing.filter((entry) => entry.inDoubt)
+    const earlier =
+      inDoubt.length === 0 ? undefined : await this.control.run((db) => acknowledgedEarlier(db, queue, worker, inDoubt))
+    for (const entry of missing) {
+      const status = earlier?.get(entry.fence.id)
+      this.#answer(entry, status === undefined ? 'stale' : { written: status })
+    }
+  }
+
+  #answer(entry: Entry, answer: AckAnswer): void {
+    this.#unanswered.delete(entry)
+    entry.answer(answer)
+  }
+
+  #sendAgain(lane: Lane, entries: readonly Entry[], error: unknown): void {
     const [first] = entries
-    if (entries.length === 1 && first !== undefined) return this.#replaceResult(first)
-    const middle = Math.ceil(entries.length / 2)
-    await this.#acknowledge(entries.slice(0, middle))
-    await this.#acknowledge(entries.slice(middle))
+    if (isDataError(error)) {
+      if (entries.length > 1) this.#add(this.#alone, entries)
+      else if (first !== undefined) this.#replaceResult(lane, first)
+    } else if (sqlStateOf(error) === LOCK_NOT_AVAILABLE) {
+      this.#add(this.#alone, entries)
+    } else {
+      for (const entry of entries) entry.inDoubt ||= isConnectionFailure(error)
+      lane.waiting.unshift(...entries)
+    }
   }
 
-  /** The work is done and is not repeated, so the task ends; its result cannot be told. */
-  async #replaceResult(entry: Entry): Promise<void> {
-    const { outcome } = entry
-    if (outcome.status === 'Killed') return giveUp([entry])
-    const result = errResult(
-      new Error('The database refused to store the result of this task. It ran and is not run again.'),
-    )
-    await this.#acknowledge([{ ...entry, outcome: { status: 'Killed', result } }])
-  }
-
-  #stillHeld(group: readonly Entry[]): Entry[] {
-    const lost = group.filter(({ claim }) => claim.state === 'over')
-    for (const { answer } of lost) answer('stale')
-    return group.filter((entry) => !lost.includes(entry))
+  /** The task ran, and its work is not repeated: it ends, although its result cannot be told. */
+  #replaceResult(lane: Lane, entry: Entry): void {
+    const { status } = entry.outcome
+    if (status === 'Killed' || status === 'Pending') return this.#answer(entry, 'given-up')
+    entry.outcome = { status: 'Killed', result: REFUSED }
+    lane.waiting.unshift(entry)
   }
 }
 
-function settle(entries: readonly Entry[], written: ReadonlyMap<string, string>): void {
-  for (const { claim, answer } of entries) {
-    const status = written.get(claim.fence.id)
-    answer(status === undefined ? 'stale' : { written: status })
-  }
-}
+const REFUSED = errResult('The database refused to store the outcome of this task. It ran and is not run again.')
 
-function giveUp(entries: readonly Entry[]): void {
-  for (const { answer } of entries) answer('given-up')
-}
-
-function jittered(ms: number): number {
-  return ms * (0.5 + Math.random())
+function retryMs(failures: number): number {
+  return Math.min(FIRST_RETRY_MS * 2 ** failures, MAX_RETRY_MS) * (0.5 + Math.random())
 }

@@ -1,52 +1,175 @@
 /**
  * The connections of the worker loops: claims, acks and heartbeats. They are apart from the application's pool, so that
- * handlers that fill the pool cannot starve the heartbeat, and they carry deadlines that the server enforces: a statement
- * through Drizzle cannot be cancelled by its caller.
+ * handlers that fill the pool cannot starve the heartbeat, and they carry deadlines that the server enforces.
  *
- * One small client per database, made from the options of the application's own, shared by all its workers.
+ * One small client per database, made from the options of the application's own, shared by all its workers and closed by
+ * the last of them. It is replaced when a statement gets no answer at all: then a connection is dead although nobody has
+ * said so (a pulled cable, a firewall that forgot it), and no driver gives up such a statement by itself.
  */
-import { primary, type Db, type PgDb } from '../vocabulary/db.js'
-import { openOwnClient, type OwnClient } from './own-client.js'
+import { kindOf, primary, type Db, type PgDb } from '../vocabulary/db.js'
+import { DEADLINES, within } from './deadlines.js'
 
 /** One connection each for a claim, an ack and a heartbeat under way. */
 const CONNECTIONS = 3
+const CONNECT_TIMEOUT_MS = 10_000
+/** How long closing waits for what is still under way. */
+const CLOSE_MS = 1_000
 
-/** Milliseconds. A claim waits for no lock; the ack of a task that a user's transaction holds gives up and is tried again. */
+/**
+ * Milliseconds. A claim waits for no lock; the ack of a task that a user's transaction holds gives up and is tried again.
+ * Read committed, because under stricter levels concurrent claims fail instead of skipping each other's rows.
+ */
 const SESSION = {
   application_name: 'apalis-drizzle worker',
   statement_timeout: 15_000,
-  lock_timeout: 5_000,
+  lock_timeout: 2_000,
   idle_in_transaction_session_timeout: 30_000,
-  // Under stricter levels concurrent claims fail with serialization errors instead of skipping each other's rows.
-  default_transaction_isolation: 'read committed',
 } as const
+const ISOLATION = 'read committed' as const
 
 export interface ControlClient {
-  readonly db: Db
+  /** Runs one statement. Without an answer in time it rejects as for a lost connection: it may or may not be executed. */
+  run<T>(statement: (db: Db) => Promise<T>): Promise<T>
   /** Gives the client back; the last user's call closes its connections. */
   close(): Promise<void>
 }
 
-const clients = new WeakMap<object, { readonly opening: Promise<OwnClient>; users: number }>()
-
-export async function openControlClient(applicationDb: PgDb): Promise<ControlClient> {
+/** Connects with the first statement, so opening never fails for the database's sake. */
+export async function openControlClient(
+  applicationDb: PgDb,
+  answerMs: number = DEADLINES.answerMs,
+): Promise<ControlClient> {
   const application = primary(applicationDb)
-  const client = clients.get(application) ?? { opening: openOwnClient(application, CONNECTIONS, SESSION), users: 0 }
+  const shared = clients.get(application) ?? new SharedClient(await clientMaker(application))
+  // Another worker may have opened one meanwhile.
+  const client = clients.get(application) ?? shared
   clients.set(application, client)
   client.users += 1
   let closed = false
-  const close = async () => {
-    if (closed) return
-    closed = true
-    client.users -= 1
-    if (client.users > 0) return
-    clients.delete(application)
-    await (await client.opening).end()
+  return {
+    run: (statement) => client.run(statement, answerMs),
+    close: async () => {
+      if (closed) return
+      closed = true
+      client.users -= 1
+      if (client.users > 0) return
+      clients.delete(application)
+      await client.end()
+    },
   }
-  try {
-    return { db: (await client.opening).db, close }
-  } catch (error) {
-    clients.delete(application)
-    throw error
+}
+
+const clients = new WeakMap<object, SharedClient>()
+
+interface OpenClient {
+  readonly db: Db
+  /** Closes it; statements under way have until `ms` to end. */
+  end(ms: number): Promise<void>
+}
+
+class SharedClient {
+  users = 0
+  #open: OpenClient
+
+  constructor(private readonly make: () => OpenClient) {
+    this.#open = make()
+  }
+
+  async run<T>(statement: (db: Db) => Promise<T>, answerMs: number): Promise<T> {
+    const open = this.#open
+    return within(answerMs, statement(open.db), () => {
+      this.#replace(open)
+      throw new Error(`no answer within ${answerMs} ms; the connection is given up`)
+    })
+  }
+
+  end(): Promise<void> {
+    return this.#open.end(CLOSE_MS)
+  }
+
+  #replace(dead: OpenClient): void {
+    if (dead !== this.#open) return
+    this.#open = this.make()
+    void dead.end(0)
+  }
+}
+
+/** Drivers are imported only here and only when used, so that none of them is needed to enqueue. */
+async function clientMaker(application: Db): Promise<() => OpenClient> {
+  const client = (application as { $client?: unknown }).$client
+  if (isPostgresJs(client)) return postgresJsMaker(client.options)
+  if (isNodePostgresPool(application, client)) return poolMaker(client)
+  // PGlite has one connection by nature, and of a driver we do not know we cannot make a second client.
+  return () => ({ db: application, end: () => Promise.resolve() })
+}
+
+/** The options that postgres.js has parsed; `user` and `pass` are its own names for them. */
+type PostgresJsOptions = Record<string, unknown> & { readonly connection: Record<string, unknown> }
+
+function isPostgresJs(client: unknown): client is { readonly options: PostgresJsOptions } {
+  return typeof client === 'function' && 'unsafe' in client && 'options' in client
+}
+
+/** Not among them: `transform` and `types`, which would change what the statements return. */
+const POSTGRES_JS_OPTIONS = [
+  ...['host', 'port', 'path', 'database', 'user', 'pass', 'ssl', 'sslnegotiation', 'target_session_attrs', 'socket'],
+  ...['max_lifetime', 'keep_alive', 'prepare'],
+]
+
+async function postgresJsMaker(options: PostgresJsOptions): Promise<() => OpenClient> {
+  const { default: postgres } = await import('postgres')
+  const { drizzle } = await import('drizzle-orm/postgres-js')
+  const own = {
+    ...Object.fromEntries(POSTGRES_JS_OPTIONS.map((name) => [name, options[name]])),
+    max: CONNECTIONS,
+    connect_timeout: CONNECT_TIMEOUT_MS / 1_000,
+    // The loops wait between attempts themselves; the driver's own pause grows to 20 s.
+    backoff: () => 0.1,
+    // A round trip per connection, for array types that the statements do not use.
+    fetch_types: false,
+    onnotice: () => undefined,
+    connection: { ...options.connection, ...SESSION, default_transaction_isolation: ISOLATION },
+  }
+  return () => {
+    const client = postgres({ ...own })
+    return { db: drizzle({ client }) as unknown as Db, end: (ms) => client.end({ timeout: ms / 1_000 }) }
+  }
+}
+
+/** The pool of node-postgres. */
+interface Pool {
+  readonly options: Record<string, unknown>
+  readonly constructor: new (options: Record<string, unknown>) => Pool
+  readonly Client: new (options: Record<string, unknown>) => { readonly connectionParameters: Record<string, unknown> }
+  on(event: 'error', listener: () => void): void
+  end(): Promise<void>
+}
+
+function isNodePostgresPool(db: Db, client: unknown): client is Pool {
+  return kindOf(db) === 'NodePgDatabase' && typeof client === 'object' && client !== null && 'totalCount' in client
+}
+
+async function poolMaker(application: Pool): Promise<() => OpenClient> {
+  const { drizzle } = await import('drizzle-orm/node-postgres')
+  // What is written in a connection string would win over the session's settings, so it is resolved first.
+  const { user, password, host, port, database, ssl, options } = new application.Client(application.options)
+    .connectionParameters
+  const own = {
+    ...application.options,
+    ...{ connectionString: undefined, user, password, host, port, database, ssl },
+    ...SESSION,
+    options: `${typeof options === 'string' ? options : ''} -c default_transaction_isolation=${ISOLATION.replace(' ', '\\ ')}`,
+    max: CONNECTIONS,
+    min: 0,
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    // Without it a pool that is ended waits for the answers of dead connections.
+    query_timeout: DEADLINES.answerMs,
+  }
+  return () => {
+    const pool = new application.constructor({ ...own })
+    // Without a listener the loss of an idle connection would end the process; the next statement reports it.
+    pool.on('error', () => undefined)
+    const end = (ms: number) => within(ms, pool.end(), () => undefined)
+    return { db: drizzle({ client: pool as never }) as unknown as Db, end }
   }
 }

@@ -1,5 +1,4 @@
-import { TaskAbortedError } from '../vocabulary/errors.js'
-import type { TaskId } from '../vocabulary/errors.js'
+import { TaskAbortedError, type TaskId } from '../vocabulary/errors.js'
 import type { Fence } from '../vocabulary/outcome.js'
 import type { TaskRow } from '../vocabulary/row.js'
 
@@ -16,8 +15,9 @@ export interface HeldRow extends TaskRow {
  *
  * - `buffered`: waits for a slot.
  * - `running`: its handler runs.
- * - `acking`: its outcome is on the way to the database.
- * - `over`: acknowledged, handed back or lost; nothing of it reaches the database any more.
+ * - `acking`: its outcome, or that it goes back unstarted, is on the way to the database, which decides whether the
+ *   claim is still good.
+ * - `over`: acknowledged, or lost before it was; nothing of it reaches the database any more.
  */
 export class HeldClaim {
   state: 'buffered' | 'running' | 'acking' | 'over' = 'buffered'

@@ -1,19 +1,20 @@
 /**
  * The heartbeat of one registration, and the sweep of other workers' orphans.
  *
- * - alive: heartbeats succeed. Once they have done so for `keepAliveMs`, each is followed by a sweep.
- * - doubtful: a heartbeat failed. It is repeated soon; nothing is swept, because after an outage every worker looks dead
- *   to the first that comes back.
- * - lost: the database says that the registration is gone, or has not answered for as long as others wait before they
- *   take over. Ends here; the worker registers again.
+ * - alive: heartbeats succeed, one every `keepAliveMs`. Once two have succeeded that far apart, each is followed by a
+ *   sweep; the registration counts as the first.
+ * - doubtful: a heartbeat failed, or came so late that others may have taken over. The next comes soon if it failed;
+ *   nothing is swept before two have succeeded again, because after an outage, or when a machine wakes from sleep, every
+ *   worker looks dead to the first that comes back.
+ * - lost: the database said that the registration is gone, or a heartbeat failed when the last that succeeded was so long
+ *   ago that others may take over. It ends here; the worker registers again.
+ * - stopped: by `stop`. What a heartbeat under way says does not matter any more.
  */
-import { heartbeat } from '../statements/heartbeat.js'
-import type { Heartbeat } from '../statements/heartbeat.js'
+import { heartbeat, type Heartbeat } from '../statements/heartbeat.js'
 import { SWEEP_LIMIT, sweep } from '../statements/sweep.js'
 import { databaseError } from '../vocabulary/database-error.js'
-import type { Db } from '../vocabulary/db.js'
-import { WorkerNotRegisteredError } from '../vocabulary/errors.js'
-import type { TaskId } from '../vocabulary/errors.js'
+import { WorkerNotRegisteredError, type TaskId } from '../vocabulary/errors.js'
+import type { ControlClient } from './control-client.js'
 import type { Registration } from './registration.js'
 import { Wakeup } from './wakeup.js'
 
@@ -31,16 +32,23 @@ export class KeepAlive {
   readonly #timer = new Wakeup()
   readonly #running: Promise<void>
   #stopping = false
-  /** When the present run of successful heartbeats began; the registration is the first. */
-  #aliveSince: number | undefined = performance.now()
-  #lastSuccess = performance.now()
+  /**
+   * When the first of the present run of successful heartbeats was sent; `undefined` while in doubt. By the wall clock,
+   * as the database counts: the monotonic one stands still while a machine sleeps.
+   */
+  #aliveSince: number | undefined
+  #lastSuccess: number
 
+  /** @param registeredAt - `Date.now()` before the registration was sent. */
   constructor(
-    private readonly db: Db,
+    private readonly control: ControlClient,
     private readonly registration: Registration,
+    registeredAt: number,
     private readonly settings: { readonly keepAliveMs: number; readonly reenqueueOrphanedAfterMs: number },
     private readonly hooks: KeepAliveHooks,
   ) {
+    this.#aliveSince = registeredAt
+    this.#lastSuccess = registeredAt
     this.#running = this.#run()
   }
 
@@ -52,10 +60,11 @@ export class KeepAlive {
 
   async #run(): Promise<void> {
     const { keepAliveMs } = this.settings
-    while (!this.#stopping) {
+    let standing = true
+    while (standing && !this.#stopping) {
       await this.#timer.wait(this.#aliveSince === undefined ? Math.min(RETRY_MS, keepAliveMs) : keepAliveMs)
       if (this.#stopping) return
-      if (!(await this.#beat())) return
+      standing = await this.#beat()
       if (this.#maySweep()) await this.#sweep()
     }
   }
@@ -64,36 +73,47 @@ export class KeepAlive {
   async #beat(): Promise<boolean> {
     const { queue, worker, leaseToken } = this.registration
     const sentAt = performance.now()
+    const sentDate = Date.now()
     try {
-      const beat = await heartbeat(this.db, queue, worker, leaseToken)
+      const beat = await this.control.run((db) => heartbeat(db, queue, worker, leaseToken))
+      if (this.#stopping) return true
       if (!beat.registered) return this.#lost(new WorkerNotRegisteredError('heartbeat', queue, worker))
-      this.#aliveSince ??= sentAt
-      this.#lastSuccess = sentAt
+      if (this.#mayBeTakenOver(sentDate)) this.#aliveSince = undefined
+      this.#aliveSince ??= sentDate
+      this.#lastSuccess = sentDate
       this.hooks.onBeat(beat, sentAt)
       return true
     } catch (error) {
+      if (this.#stopping) return true
       this.#aliveSince = undefined
       const cause = databaseError('sending the heartbeat', error)
-      // Counted from before the last success was sent, so that this worker stops before others may take over.
-      if (performance.now() - this.#lastSuccess >= this.settings.reenqueueOrphanedAfterMs) return this.#lost(cause)
+      if (this.#mayBeTakenOver(Date.now())) return this.#lost(cause)
       this.hooks.onFailure('sending the heartbeat', cause)
       return true
     }
   }
 
+  #mayBeTakenOver(at: number): boolean {
+    return at - this.#lastSuccess >= this.settings.reenqueueOrphanedAfterMs
+  }
+
   #lost(cause: unknown): false {
+    this.#aliveSince = undefined
     this.hooks.onLost(cause)
     return false
   }
 
   #maySweep(): boolean {
-    return this.#aliveSince !== undefined && this.#lastSuccess - this.#aliveSince >= this.settings.keepAliveMs
+    if (this.#stopping || this.#aliveSince === undefined) return false
+    return this.#lastSuccess - this.#aliveSince >= this.settings.keepAliveMs
   }
 
   async #sweep(): Promise<void> {
+    const { queue } = this.registration
+    const { reenqueueOrphanedAfterMs } = this.settings
     try {
       for (;;) {
-        const ids = await sweep(this.db, this.registration.queue, this.settings.reenqueueOrphanedAfterMs)
+        const ids = await this.control.run((db) => sweep(db, queue, reenqueueOrphanedAfterMs))
         if (ids.length > 0) this.hooks.onSwept(ids as TaskId[])
         if (ids.length < SWEEP_LIMIT || this.#stopping) return
       }

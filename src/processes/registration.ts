@@ -5,12 +5,10 @@
  * holder is gone, so that restarts never wait for a dead predecessor and rows of workers do not pile up.
  */
 import { ulid } from 'ulid'
-import { namesInUse, register, release, takeBackTasks } from '../statements/register.js'
-import type { NameInUse, Registration as Request } from '../statements/register.js'
+import { namesInUse, register, release, type NameInUse } from '../statements/register.js'
 import { databaseError } from '../vocabulary/database-error.js'
 import type { Db } from '../vocabulary/db.js'
-import { AlreadyRegisteredError } from '../vocabulary/errors.js'
-import type { TaskId } from '../vocabulary/errors.js'
+import { AlreadyRegisteredError, type TaskId } from '../vocabulary/errors.js'
 
 export interface Registration {
   readonly queue: string
@@ -20,35 +18,39 @@ export interface Registration {
   readonly takenBack: readonly TaskId[]
 }
 
+export interface RegistrationRequest {
+  readonly queue: string
+  /** A full name, or a base without number. */
+  readonly name: string
+  /** The same for every attempt of one process: so one whose answer was lost does not stand in its own way. */
+  readonly leaseToken: string
+  readonly layers: string
+  readonly thresholdMs: number
+}
+
 /** Names to try beyond those in use, for the case that as many workers start at the same time. */
 const SPARE_NAMES = 100
+
+/** Not from the factory of the task ids, which counts up from the last one: a token must not be guessable. */
+export function newLeaseToken(): string {
+  return ulid()
+}
 
 /**
  * @throws {AlreadyRegisteredError} `ALREADY_REGISTERED` when a full name is held by a live process.
  * @throws {DatabaseError} `DATABASE`
  */
-export async function registerWorker(
-  db: Db,
-  queue: string,
-  name: string,
-  thresholdMs: number,
-  layers: string,
-): Promise<Registration> {
-  // Not from the factory of the task ids, which counts up from the last one: a token must not be guessable.
-  const leaseToken = ulid()
+export async function registerWorker(db: Db, request: RegistrationRequest): Promise<Registration> {
+  const { queue, name, leaseToken } = request
   try {
-    // One transaction: the tasks of a predecessor return in the moment that its name changes hands.
-    return await db.transaction(async (tx: Db) => {
-      for (const worker of await candidates(tx, queue, name, thresholdMs)) {
-        const request: Request = { queue, worker, leaseToken, layers, thresholdMs, storageName: 'DrizzleStorage' }
-        if (!(await register(tx, request))) continue
-        return { queue, worker, leaseToken, takenBack: (await takeBackTasks(tx, queue, worker)) as TaskId[] }
-      }
-      throw new AlreadyRegisteredError(queue, name)
-    })
+    for (const worker of await candidates(db, request)) {
+      const takenBack = await register(db, { ...request, worker, storageName: 'DrizzleStorage' })
+      if (takenBack !== undefined) return { queue, worker, leaseToken, takenBack: takenBack as TaskId[] }
+    }
   } catch (error) {
     throw databaseError(`registering worker ${name} in queue ${queue}`, error)
   }
+  throw new AlreadyRegisteredError(queue, name)
 }
 
 /** Gives the name back. The tasks must have been handed back before. */
@@ -60,9 +62,9 @@ export async function releaseWorker(db: Db, registration: Registration, threshol
   }
 }
 
-async function candidates(tx: Db, queue: string, name: string, thresholdMs: number): Promise<string[]> {
+async function candidates(db: Db, { queue, name, thresholdMs }: RegistrationRequest): Promise<string[]> {
   if (/#\d+$/.test(name)) return [name]
-  return namesToTry(name, await namesInUse(tx, queue, name, thresholdMs))
+  return namesToTry(name, await namesInUse(db, queue, name, thresholdMs))
 }
 
 /** Names whose holder is gone, lowest first, then new ones in the gaps and beyond. */

@@ -2,9 +2,10 @@
 import type { Claim, Handler } from '../vocabulary/claim.js'
 import { decodeArgs } from '../vocabulary/decode.js'
 import { RowError, steeringOf } from '../vocabulary/errors.js'
+import { MAX_DELAY_MS, MAX_RUN_AT_MS } from '../vocabulary/limits.js'
 import type { AckOutcome, Due } from '../vocabulary/outcome.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
-import { errResult, okResult } from '../vocabulary/result.js'
+import { errResult, okResult, unstorableResult } from '../vocabulary/result.js'
 import { taskFields } from '../vocabulary/row.js'
 import type { HeldClaim } from './held-claim.js'
 
@@ -32,6 +33,8 @@ export interface TaskRunner<Args, Result> {
 export async function runTask<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, Result>): Promise<Execution> {
   try {
     const task = await readTask(claim, runner)
+    // A schema may take its time, and the claim may be lost meanwhile.
+    claim.signal.throwIfAborted()
     const ended = await runHandler(claim, task, runner)
     if ('overrun' in ended) return { ...failed(claim, runner, claim.signal.reason), overrun: ended.overrun }
     return await done(runner, ended.result)
@@ -81,29 +84,31 @@ async function done<Args, Result>({ queue }: TaskRunner<Args, Result>, result: R
   try {
     return { outcome: { status: 'Done', result: await okResult(queue, result) } }
   } catch (error) {
-    return { outcome: { status: 'Killed', result: errResult(error) }, cause: error }
+    return { outcome: { status: 'Killed', result: unstorableResult(error) }, cause: error }
   }
 }
 
 function failed<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, Result>, error: unknown): Execution {
   const steering = steeringOf(error)
   if (steering?.steering === 'abort') return { outcome: { status: 'Killed', result: errResult(error) }, cause: error }
-  if (steering?.steering === 'defer')
+  if (steering?.steering === 'defer') {
     return { outcome: { status: 'Pending', due: dueAt(steering.delayMsOrAt) }, cause: error }
+  }
   if (steering?.steering === 'retry') {
     return { outcome: { status: 'Failed', result: errResult(error), due: dueAt(steering.delayMsOrAt) }, cause: error }
   }
-  // A deploy costs no attempt: the task returns as if it had not been started.
-  if (claim.abortedBecause === 'shutdown') return { outcome: { status: 'Pending' }, cause: error }
-  // No task can be made of the row, by this worker or any other, so retries would be in vain.
-  if (error instanceof RowError)
-    return { outcome: { status: 'Killed', result: errResult(error), unlock: true }, cause: error }
-  // A handler that was aborted throws whatever its fetch or query threw; the reason is more to the point.
-  const cause = claim.abortedBecause === 'timeout' ? claim.signal.reason : error
-  return {
-    outcome: { status: 'Failed', result: errResult(cause), due: { delayMs: retryDelayMs(claim, runner, cause) } },
-    cause,
+  // A deploy costs no attempt: the task returns as if it had not been started. Of a lost claim nothing is recorded at all.
+  if (claim.abortedBecause === 'shutdown' || claim.abortedBecause === 'claim-lost') {
+    return { outcome: { status: 'Pending' }, cause: error }
   }
+  // No task can be made of the row, by this worker or any other, so retries would be in vain.
+  if (error instanceof RowError) {
+    return { outcome: { status: 'Killed', result: errResult(error), unlock: true }, cause: error }
+  }
+  // A handler that was aborted throws whatever its fetch or query threw; the reason is more to the point.
+  const cause: unknown = claim.abortedBecause === 'timeout' ? claim.signal.reason : error
+  const due = { delayMs: retryDelayMs(claim, runner, cause) }
+  return { outcome: { status: 'Failed', result: errResult(cause), due }, cause }
 }
 
 function retryDelayMs<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, Result>, error: unknown): number {
@@ -112,6 +117,8 @@ function retryDelayMs<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, R
   return delayMs
 }
 
+/** Within what the column can hold. */
 function dueAt(delayMsOrAt: number | Date): Due {
-  return delayMsOrAt instanceof Date ? { atMs: delayMsOrAt.getTime() } : { delayMs: delayMsOrAt }
+  if (delayMsOrAt instanceof Date) return { atMs: Math.min(delayMsOrAt.getTime(), MAX_RUN_AT_MS) }
+  return { delayMs: Math.min(delayMsOrAt, MAX_DELAY_MS) }
 }

@@ -10,32 +10,36 @@ export interface RunOptions {
   untilIdle?: boolean | undefined
 }
 
-interface Runnable {
+export interface Runnable {
   start(): Promise<void>
   stop(): Promise<void>
-}
-
-/** What `untilIdle` needs to know of a worker. */
-interface Observable {
-  readonly startedTasks: number
-  idleAfter(since: number): Promise<void>
+  /** Resolves when somebody has stopped it. */
+  readonly stopped: Promise<void>
+  /** How many tasks have started or ended so far. */
+  readonly activity: number
+  /** Resolves when a look at the queue that began after this call found nothing and no task runs; or when it is stopped. */
+  idle(): Promise<void>
 }
 
 /**
- * Starts all workers, runs them until `signal` aborts or they are idle, and stops all of them.
+ * Starts all workers, runs them until `signal` aborts, they are idle or others have stopped them, and stops all of them.
  *
  * @throws what the first failing start throws, after the others have stopped.
  */
 export async function runWorkers(
-  workers: Iterable<Runnable>,
+  workers: Iterable<{ start(): Promise<void>; stop(): Promise<void> }>,
   { signal, untilIdle = false }: RunOptions = {},
 ): Promise<void> {
-  const all = [...workers]
+  // Whatever `storage.worker` returns is one; the type that users see says less.
+  const all = [...workers] as Runnable[]
+  const ends = new AbortController()
   try {
     if (signal?.aborted) return
     await startAll(all)
-    await (untilIdle ? Promise.race([aborted(signal), allIdle(all as (Runnable & Observable)[])]) : aborted(signal))
+    const stopped = Promise.all(all.map((worker) => worker.stopped))
+    await Promise.race([stopped, aborted(signal, ends.signal), ...(untilIdle ? [allIdle(all)] : [])])
   } finally {
+    ends.abort()
     await Promise.all(all.map((worker) => worker.stop()))
   }
 }
@@ -47,23 +51,23 @@ async function startAll(workers: readonly Runnable[]): Promise<void> {
   if (failed !== undefined) throw failed.reason
 }
 
-function aborted(signal: AbortSignal | undefined): Promise<void> {
+/** @param unwatch - Removes the listener: a signal may outlive many runs. */
+function aborted(signal: AbortSignal | undefined, unwatch: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     if (signal?.aborted) resolve()
-    else signal?.addEventListener('abort', () => resolve(), { once: true })
+    else signal?.addEventListener('abort', () => resolve(), { once: true, signal: unwatch })
   })
 }
 
-/** A task of one queue may push to another: all are idle only if none has started a task since the round began. */
-async function allIdle(workers: readonly Observable[]): Promise<void> {
+/** A task of one queue may push to another: all are idle only if no task has started or ended since the round began. */
+async function allIdle(workers: readonly Runnable[]): Promise<void> {
   for (;;) {
-    const before = startedTasks(workers)
-    const since = performance.now()
-    await Promise.all(workers.map((worker) => worker.idleAfter(since)))
-    if (startedTasks(workers) === before) return
+    const before = activity(workers)
+    await Promise.all(workers.map((worker) => worker.idle()))
+    if (activity(workers) === before) return
   }
 }
 
-function startedTasks(workers: readonly Observable[]): number {
-  return workers.reduce((sum, worker) => sum + worker.startedTasks, 0)
+function activity(workers: readonly Runnable[]): number {
+  return workers.reduce((sum, worker) => sum + worker.activity, 0)
 }

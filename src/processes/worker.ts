@@ -1,35 +1,35 @@
 /**
  * A worker: the handler of one queue, run by one process under one name.
  *
- * - `idle`: made, not started. `start` leads to `running`, `stop` to `stopped`.
- * - `running`: registered; a session claims and runs tasks. When the registration is lost, the session's claims are lost
- *   with it, and a new session begins under a new registration, for as long as it takes.
- * - `stopping`: claims nothing; see `Session.drain`. A second `stop` gets the same promise.
- * - `stopped`: released; nothing of it runs any more. It cannot be started again; make a new one.
+ * - `idle`: made, not started. `start` leads to `starting`, `stop` to `stopped`.
+ * - `starting`: registers. Leads to `running`, or back to `idle` when that fails; a `stop` meanwhile waits for it.
+ * - `running`: a session claims and runs tasks. When its registration is lost, its claims are lost with it, and a new
+ *   session begins under a new registration, however long that takes.
+ * - `stopping`: entered by `stop` at once; see `Session.drain`. A second `stop` gets the same promise, `start` is refused.
+ * - `stopped`: released; nothing of it runs any more, except handlers that ignored their signal.
  */
 import type { Handler } from '../vocabulary/claim.js'
 import { databaseError } from '../vocabulary/database-error.js'
-import { database } from '../vocabulary/db.js'
-import type { PgDb } from '../vocabulary/db.js'
-import { InvalidArgumentError } from '../vocabulary/errors.js'
+import { database, type PgDb } from '../vocabulary/db.js'
+import { InvalidArgumentError, type TaskId } from '../vocabulary/errors.js'
 import type { WorkerEvent } from '../vocabulary/events.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
-import { workerSettings } from '../vocabulary/settings.js'
-import type { StorageConfig, WorkerOptions, WorkerSettings } from '../vocabulary/settings.js'
-import { openControlClient } from './control-client.js'
-import type { ControlClient } from './control-client.js'
-import { registerWorker, releaseWorker } from './registration.js'
-import type { Registration } from './registration.js'
-import { inWords, reporter } from './report.js'
-import type { Report } from './report.js'
-import { runWorkers } from './run-workers.js'
-import type { RunOptions } from './run-workers.js'
+import { workerSettings, type StorageConfig, type WorkerOptions, type WorkerSettings } from '../vocabulary/settings.js'
+import { openControlClient, type ControlClient } from './control-client.js'
+import { DEADLINES, within, type Deadlines } from './deadlines.js'
+import { IdleWatch } from './idle-watch.js'
+import { newLeaseToken, registerWorker, releaseWorker, type Registration } from './registration.js'
+import { inWords, reporter, type Report } from './report.js'
+import { runWorkers, type Runnable, type RunOptions } from './run-workers.js'
 import type { TaskRunner } from './run-task.js'
 import { Session } from './session.js'
 import { Slots } from './slots.js'
 import { Wakeup } from './wakeup.js'
 
+const FIRST_REGISTER_BACKOFF_MS = 100
 const MAX_REGISTER_BACKOFF_MS = 30_000
+/** Timers take no more than 2^31 - 1 ms; a day is for ever. */
+const MAX_STOP_TIMEOUT_MS = 86_400_000
 
 export interface Worker extends AsyncDisposable {
   /** The registered name, such as `worker#1`; before the start the name that was asked for. */
@@ -52,21 +52,30 @@ export interface Worker extends AsyncDisposable {
   run(options?: RunOptions): Promise<void>
 }
 
-export class QueueWorker<Args, Result> implements Worker {
+export class QueueWorker<Args, Result> implements Worker, Runnable {
   readonly queue: string
+  /** Resolves when `stop` has done its work. */
+  readonly stopped: Promise<void>
   readonly #settings: WorkerSettings
+  readonly #leaseToken = newLeaseToken()
   readonly #slots: Slots
+  readonly #idleWatch = new IdleWatch(() => this.#session?.wake())
   readonly #onEvent: ((event: WorkerEvent) => void) | undefined
-  readonly #retry = new Wakeup()
-  #requestStop: (reason: typeof STOP) => void = () => undefined
-  readonly #stopRequested = new Promise<typeof STOP>((resolve) => (this.#requestStop = resolve))
-  #state: 'idle' | 'running' | 'stopping' | 'stopped' = 'idle'
-  #registered: { readonly registration: Registration; readonly session: Session<Args, Result> } | undefined
+  /** The wait before the next attempt to register. */
+  readonly #pause = new Wakeup()
+  #requestStop: () => void = () => undefined
+  readonly #stopRequested = new Promise<void>((resolve) => (this.#requestStop = resolve))
+  #state: 'idle' | 'starting' | 'running' | 'stopping' | 'stopped' = 'idle'
+  #name: string
   #control: ControlClient | undefined
+  #registration: Registration | undefined
+  #session: Session<Args, Result> | undefined
+  /** Sessions whose registration was lost, and whose last handlers and acknowledgements are not through yet. */
+  readonly #lostSessions = new Set<Session<Args, Result>>()
   #starting: Promise<void> | undefined
   #supervising: Promise<void> | undefined
-  readonly #lostSessions: Promise<void>[] = []
   #stopping: Promise<void> | undefined
+  #resolveStopped: () => void = () => undefined
 
   constructor(
     private readonly db: PgDb,
@@ -74,6 +83,7 @@ export class QueueWorker<Args, Result> implements Worker {
     private readonly handler: Handler<Args, Result>,
     config: StorageConfig,
     options: WorkerOptions,
+    private readonly deadlines: Deadlines = DEADLINES,
   ) {
     database(db, 'worker')
     if (typeof handler !== 'function') {
@@ -81,25 +91,26 @@ export class QueueWorker<Args, Result> implements Worker {
     }
     this.queue = definition.name
     this.#settings = workerSettings(config, options)
-    this.#slots = new Slots(this.#settings.concurrency)
+    this.#name = this.#settings.name
+    this.#slots = new Slots(this.#settings.concurrency, () => this.#session?.wake())
     this.#onEvent = options.onEvent ?? config.onEvent
+    this.stopped = new Promise((resolve) => (this.#resolveStopped = resolve))
   }
 
   get name(): string {
-    return this.#registered?.registration.worker ?? this.#settings.name
+    return this.#name
   }
 
   start(): Promise<void> {
     if (this.#state === 'stopping' || this.#state === 'stopped') {
-      return Promise.reject(
-        new InvalidArgumentError('start', 'this worker was stopped; make a new one with storage.worker.'),
-      )
+      const message = 'this worker was stopped; make a new one with storage.worker.'
+      return Promise.reject(new InvalidArgumentError('start', message))
     }
     return (this.#starting ??= this.#start())
   }
 
   stop({ timeoutMs = this.#settings.stopTimeoutMs }: { timeoutMs?: number | undefined } = {}): Promise<void> {
-    return (this.#stopping ??= this.#stop(timeoutMs))
+    return (this.#stopping ??= this.#stop(Math.min(timeoutMs, MAX_STOP_TIMEOUT_MS)))
   }
 
   run(options: RunOptions = {}): Promise<void> {
@@ -110,114 +121,143 @@ export class QueueWorker<Args, Result> implements Worker {
     return this.stop()
   }
 
-  /** Resolves when a look at the queue that began after `since` found nothing to do and nothing runs; see `Session.idleAfter`. */
-  async idleAfter(since: number): Promise<void> {
-    await this.#registered?.session.idleAfter(since)
+  idle(): Promise<void> {
+    return this.#idleWatch.wait()
   }
 
-  /** How many tasks have been started, to tell whether anything happened between two looks. */
-  get startedTasks(): number {
-    return this.#slots.everTaken
+  get activity(): number {
+    return this.#slots.changes
   }
 
   async #start(): Promise<void> {
+    this.#state = 'starting'
+    let control: ControlClient | undefined
     try {
-      this.#control = await openControlClient(this.db)
-      await this.#beginSession()
-      this.#state = 'running'
-      this.#report('info', 'started', { type: 'worker.started' })
-      this.#supervising = this.#supervise()
+      control = await openControlClient(this.db, this.deadlines.answerMs)
+      await this.#beginSession(control)
     } catch (error) {
+      if (this.#state === 'starting') this.#state = 'idle'
       this.#starting = undefined
-      await this.#control?.close()
-      this.#control = undefined
+      await control?.close()
       throw databaseError('starting a worker', error)
     }
+    if (this.#state === 'starting') this.#state = 'running'
+    this.#report('info', 'started', { type: 'worker.started' })
+    this.#control = control
+    this.#supervising = this.#supervise(control)
   }
 
-  async #beginSession(): Promise<void> {
-    const { db } = this.#control!
-    const { name, reenqueueOrphanedAfterMs } = this.#settings
-    const registration = await registerWorker(db, this.queue, name, reenqueueOrphanedAfterMs, this.#layers())
-    const report = reporter(this.queue, registration.worker, this.#onEvent)
-    const runner: TaskRunner<Args, Result> = {
-      worker: registration.worker,
+  async #beginSession(control: ControlClient): Promise<void> {
+    const { name, reenqueueOrphanedAfterMs: thresholdMs } = this.#settings
+    const registeredAt = Date.now()
+    const registration = await control.run((db) =>
+      registerWorker(db, {
+        queue: this.queue,
+        name,
+        leaseToken: this.#leaseToken,
+        layers: this.#layers(),
+        thresholdMs,
+      }),
+    )
+    this.#registration = registration
+    this.#name = registration.worker
+    this.#reportTakenBack(registration.takenBack)
+    this.#session = new Session({
+      control,
+      registration,
+      registeredAt,
+      settings: this.#settings,
+      deadlines: this.deadlines,
+      slots: this.#slots,
+      idleWatch: this.#idleWatch,
+      runner: this.#runner(registration.worker),
+      report: this.#report,
+    })
+  }
+
+  #runner(worker: string): TaskRunner<Args, Result> {
+    const operation = 'computing the delay of a retry'
+    return {
+      worker,
       queue: this.definition,
       handler: this.handler,
-      onRetryFailure: (cause) =>
-        report('error', inWords(cause), { type: 'worker.error', operation: 'computing the delay of a retry', cause }),
-    }
-    const session = new Session({ db, registration, settings: this.#settings, slots: this.#slots, runner, report })
-    this.#registered = { registration, session }
-    const { takenBack: ids } = registration
-    if (ids.length > 0) {
-      report('warn', `returned ${ids.length} tasks of a dead process of this name to the queue`, {
-        type: 'orphan.swept',
-        ids,
-      })
+      onRetryFailure: (cause) => {
+        const message = `the retry function of the queue failed, so its default backoff was used: ${inWords(cause)}`
+        this.#report('error', message, { type: 'worker.error', operation, cause })
+      },
     }
   }
 
   /** Begins a new session whenever the registration is lost, until the worker stops. */
-  async #supervise(): Promise<void> {
-    while (this.#registered !== undefined && this.#state === 'running') {
-      const { session } = this.#registered
-      const cause = await Promise.race([session.lost, this.#stopRequested])
-      if (cause === STOP) break
-      this.#report('error', `lost its registration, ${inWords(cause)} Registering again.`, {
-        type: 'heartbeat.lost',
-        cause,
-      })
-      this.#lostSessions.push(session.drain(0))
-      this.#registered = undefined
-      await this.#registerAgain()
+  async #supervise(control: ControlClient): Promise<void> {
+    while (this.#state === 'running') {
+      const session = this.#session!
+      await Promise.race([session.lost, this.#stopRequested])
+      if (this.#state !== 'running') return
+      this.#session = undefined
+      this.#lostSessions.add(session)
+      void session.settled().then(() => this.#lostSessions.delete(session))
+      await this.#registerAgain(control)
     }
   }
 
-  async #registerAgain(): Promise<void> {
-    for (let delayMs = 100; this.#state === 'running'; delayMs = Math.min(delayMs * 2, MAX_REGISTER_BACKOFF_MS)) {
+  async #registerAgain(control: ControlClient): Promise<void> {
+    for (let delayMs = FIRST_REGISTER_BACKOFF_MS; this.#state === 'running'; delayMs = nextBackoff(delayMs)) {
       try {
-        await this.#beginSession()
-        return this.#report('info', 'registered again', { type: 'heartbeat.regained' })
-      } catch (cause) {
+        await this.#beginSession(control)
+        this.#report('info', 'registered again', { type: 'heartbeat.regained' })
+        return
+      } catch (error) {
         const operation = 'registering again'
+        const cause = databaseError(operation, error)
         this.#report('error', `${inWords(cause)} Trying again.`, { type: 'worker.error', operation, cause })
-        await this.#retry.wait(delayMs * (0.5 + Math.random()))
+        await this.#pause.wait(delayMs * (0.5 + Math.random()))
       }
     }
   }
 
   async #stop(timeoutMs: number): Promise<void> {
-    // A start under way is let finish, so that there is one order of events.
-    await this.#starting?.catch(() => undefined)
-    const started = this.#state === 'running'
     this.#state = 'stopping'
-    this.#requestStop(STOP)
-    this.#retry.wake()
-    if (started) await this.#wind(timeoutMs)
+    this.#requestStop()
+    this.#pause.wake()
+    this.#idleWatch.end()
+    // A start under way is let finish, so that there is one order of events. So is a new session that is about to begin.
+    await this.#starting?.catch(() => undefined)
+    await this.#supervising
+    const control = this.#control
+    if (control !== undefined) {
+      const sessions = [...this.#lostSessions, ...(this.#session === undefined ? [] : [this.#session])]
+      await Promise.all(sessions.map((session) => session.drain(timeoutMs)))
+      await this.#release(control)
+      await control.close()
+    }
     this.#state = 'stopped'
-    if (started) this.#report('info', 'stopped', { type: 'worker.stopped' })
+    if (control !== undefined) this.#report('info', 'stopped', { type: 'worker.stopped' })
+    this.#resolveStopped()
   }
 
-  async #wind(timeoutMs: number): Promise<void> {
-    // First, because it may be about to begin a session.
-    await this.#supervising
-    await this.#registered?.session.drain(timeoutMs)
-    await Promise.all(this.#lostSessions)
+  /** Not for longer than the database is given for the last acknowledgements. */
+  async #release(control: ControlClient): Promise<void> {
+    const registration = this.#registration
+    if (this.#session === undefined || registration === undefined) return
+    const { lastCallMs } = this.deadlines
+    const released = control.run((db) => releaseWorker(db, registration, this.#settings.reenqueueOrphanedAfterMs))
     try {
-      const { db } = this.#control!
-      if (this.#registered !== undefined) {
-        await releaseWorker(db, this.#registered.registration, this.#settings.reenqueueOrphanedAfterMs)
-      }
-      await this.#control!.close()
-    } catch (cause) {
-      const operation = 'releasing the worker'
-      this.#report('warn', `${inWords(cause)} Its name is free after reenqueueOrphanedAfterMs.`, {
-        type: 'worker.error',
-        operation,
-        cause,
+      await within(lastCallMs, released, () => {
+        throw new Error(`no answer within ${lastCallMs} ms`)
       })
+    } catch (error) {
+      const operation = 'releasing the worker'
+      const cause = databaseError(operation, error)
+      const message = `${inWords(cause)} Its name is free after reenqueueOrphanedAfterMs.`
+      this.#report('warn', message, { type: 'worker.error', operation, cause })
     }
+  }
+
+  #reportTakenBack(ids: readonly TaskId[]): void {
+    if (ids.length === 0) return
+    const message = `returned ${ids.length} ${ids.length === 1 ? 'task' : 'tasks'} of a dead process of this name to the queue`
+    this.#report('warn', message, { type: 'orphan.swept', ids })
   }
 
   /** What dashboards show as the worker's layers. */
@@ -228,8 +268,10 @@ export class QueueWorker<Args, Result> implements Worker {
   }
 
   get #report(): Report {
-    return reporter(this.queue, this.name, this.#onEvent)
+    return reporter(this.queue, this.#name, this.#onEvent)
   }
 }
 
-const STOP = Symbol('stop')
+function nextBackoff(delayMs: number): number {
+  return Math.min(delayMs * 2, MAX_REGISTER_BACKOFF_MS)
+}

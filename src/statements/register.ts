@@ -1,8 +1,7 @@
-import { and, eq, like, sql } from 'drizzle-orm'
+import { and, eq, exists, like, sql } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
 import { owned } from '../vocabulary/claimable.js'
-import { prepared } from '../vocabulary/db.js'
-import type { Db } from '../vocabulary/db.js'
+import { prepared, type Db } from '../vocabulary/db.js'
 import { orphanReturned } from '../vocabulary/orphan.js'
 
 export interface Registration {
@@ -16,47 +15,76 @@ export interface Registration {
 }
 
 /**
- * Takes a worker name in a queue, unless another live process holds it or is taking it this very moment. A row without a
- * token is one that an administrator registered: it too is taken over only once it is stale.
+ * Takes a worker name in a queue, unless another live process holds it or is taking it this very moment, and with it
+ * returns all tasks that an earlier process of the name left behind, however many. A row without a token is one that an
+ * administrator registered: it too is taken over only once it is stale.
  *
- * @returns Whether the name is ours.
+ * One statement and no transaction: postgres.js 3.4 throws where nobody can catch it when a connection breaks inside a
+ * transaction, and workers register most often while a server comes back.
+ *
+ * @returns The ids of the tasks taken back; `undefined` when the name is not ours.
  */
-export async function register(tx: Db, registration: Registration): Promise<boolean> {
-  const rows = await prepared(tx, registerStatement).execute({ ...registration })
-  return rows.length > 0
+export async function register(db: Db, registration: Registration): Promise<string[] | undefined> {
+  const rows = await prepared(db, registerStatement).execute({ ...registration })
+  return rows.length === 0 ? undefined : rows.flatMap(({ taskId }) => taskId ?? [])
 }
 
 function registerStatement(db: Db) {
   const name = sql.placeholder('worker')
   const queue = sql.placeholder('queue')
+  const registered = db.$with('registered').as(
+    db
+      .insert(workers)
+      .select(
+        db
+          .select({
+            id: sql<string>`${name}::text`.as('id'),
+            workerType: sql<string>`${queue}::text`.as('worker_type'),
+            storageName: sql<string>`${sql.placeholder('storageName')}::text`.as('storage_name'),
+            layers: sql<string>`${sql.placeholder('layers')}::text`.as('layers'),
+            lastSeen: sql<Date>`now()`.as('last_seen'),
+            startedAt: sql<Date>`now()`.as('started_at'),
+            leaseToken: sql<string>`${sql.placeholder('leaseToken')}::text`.as('lease_token'),
+          })
+          // The lock that Rust workers take for the same purpose.
+          .from(sql`(select pg_try_advisory_xact_lock(hashtext(${name}), hashtext(${queue})) as free) as name`)
+          .where(sql`name.free`),
+      )
+      .onConflictDoUpdate({
+        target: [workers.id, workers.workerType],
+        set: {
+          storageName: sql`excluded.storage_name`,
+          layers: sql`excluded.layers`,
+          lastSeen: sql`excluded.last_seen`,
+          leaseToken: sql`excluded.lease_token`,
+        },
+        setWhere: sql`${workers.leaseToken} = excluded.lease_token or ${stale()}`,
+      })
+      .returning({ worker: workers.id }),
+  )
+  const mine = and(eq(jobs.jobType, queue), eq(jobs.lockBy, name), owned())
+  const leftBehind = db.$with('left_behind').as(
+    db
+      .select({ id: jobs.id })
+      .from(jobs)
+      .where(and(exists(db.select({ worker: registered.worker }).from(registered)), mine))
+      // A task whose acknowledgement is under way is not waited for: it ends as it says.
+      .for('update', { skipLocked: true }),
+  )
+  const takenBack = db.$with('taken_back').as(
+    db
+      .update(jobs)
+      .set(orphanReturned())
+      .from(leftBehind)
+      .where(and(eq(jobs.id, leftBehind.id), mine))
+      .returning({ taskId: jobs.id }),
+  )
   return db
-    .insert(workers)
-    .select(
-      db
-        .select({
-          id: sql<string>`${name}::text`.as('id'),
-          workerType: sql<string>`${queue}::text`.as('worker_type'),
-          storageName: sql<string>`${sql.placeholder('storageName')}::text`.as('storage_name'),
-          layers: sql<string>`${sql.placeholder('layers')}::text`.as('layers'),
-          lastSeen: sql<Date>`now()`.as('last_seen'),
-          startedAt: sql<Date>`now()`.as('started_at'),
-          leaseToken: sql<string>`${sql.placeholder('leaseToken')}::text`.as('lease_token'),
-        })
-        // The lock that Rust workers take for the same purpose, until the transaction ends.
-        .from(sql`(select pg_try_advisory_xact_lock(hashtext(${name}), hashtext(${queue})) as free) as name`)
-        .where(sql`name.free`),
-    )
-    .onConflictDoUpdate({
-      target: [workers.id, workers.workerType],
-      set: {
-        storageName: sql`excluded.storage_name`,
-        layers: sql`excluded.layers`,
-        lastSeen: sql`excluded.last_seen`,
-        leaseToken: sql`excluded.lease_token`,
-      },
-      setWhere: sql`${workers.leaseToken} = excluded.lease_token or ${stale()}`,
-    })
-    .returning({ id: workers.id })
+    .with(registered, leftBehind, takenBack)
+    .select({ taskId: takenBack.taskId })
+    .from(registered)
+    .leftJoin(takenBack, sql`true`)
+    .$withCache(false)
 }
 
 export interface NameInUse {
@@ -66,9 +94,9 @@ export interface NameInUse {
 }
 
 /** The workers of a queue whose name starts with a base and `#`. */
-export async function namesInUse(tx: Db, queue: string, base: string, thresholdMs: number): Promise<NameInUse[]> {
+export async function namesInUse(db: Db, queue: string, base: string, thresholdMs: number): Promise<NameInUse[]> {
   const pattern = `${base.replace(/[\\%_]/g, '\\$&')}#%`
-  return prepared(tx, namesStatement).execute({ queue, pattern, thresholdMs })
+  return prepared(db, namesStatement).execute({ queue, pattern, thresholdMs })
 }
 
 const namesStatement = (db: Db) =>
@@ -82,31 +110,6 @@ const namesStatement = (db: Db) =>
 function stale() {
   return sql<boolean>`greatest(${workers.lastSeen}, case when ${workers.leaseToken} is not null then pg_postmaster_start_time() end)
     <= now() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms'`
-}
-
-/**
- * Returns all tasks that an earlier process of this worker name left behind, however many. Call it in the transaction
- * that registered the name.
- *
- * @returns The ids of the tasks taken back.
- */
-export async function takeBackTasks(tx: Db, queue: string, worker: string): Promise<string[]> {
-  const rows = await prepared(tx, takeBackStatement).execute({ queue, worker })
-  return rows.map((row) => row.id)
-}
-
-function takeBackStatement(db: Db) {
-  const mine = and(eq(jobs.jobType, sql.placeholder('queue')), eq(jobs.lockBy, sql.placeholder('worker')), owned())
-  const left = db
-    .$with('left_behind')
-    .as(db.select({ id: jobs.id }).from(jobs).where(mine).for('update', { skipLocked: true }))
-  return db
-    .with(left)
-    .update(jobs)
-    .set(orphanReturned())
-    .from(left)
-    .where(and(eq(jobs.id, left.id), mine))
-    .returning({ id: jobs.id })
 }
 
 /** Frees the name for the next process at once. Only the holder of the token can. */

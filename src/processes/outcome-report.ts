@@ -1,0 +1,44 @@
+/** What an operator reads about the end of a claim. */
+import type { TaskId } from '../vocabulary/errors.js'
+import type { AckOutcome } from '../vocabulary/outcome.js'
+import type { AckAnswer } from './ack-group.js'
+import { inWords, type Report } from './report.js'
+
+export interface EndedClaim {
+  readonly id: TaskId
+  readonly attempt: number
+}
+
+/** @param cause - What the handler threw, or what kept it from running. */
+export function reportOutcome(
+  report: Report,
+  { id, attempt }: EndedClaim,
+  outcome: AckOutcome,
+  answer: AckAnswer,
+  cause: unknown,
+): void {
+  if (answer === 'stale') return reportLostClaim(report, { id, attempt })
+  if (answer === 'given-up') {
+    const message = `task ${id} ended as ${outcome.status}, which could not be recorded; it may run again`
+    return report('error', message, { type: 'task.stale', id, attempt })
+  }
+  switch (answer.written) {
+    case 'Done':
+      return report('debug', `finished task ${id}`, { type: 'task.done', id, attempt })
+    case 'Failed': {
+      const message = `attempt ${attempt} of task ${id} failed: ${inWords(cause)}`
+      return report('warn', message, { type: 'task.failed', id, attempt, cause })
+    }
+    case 'Killed': {
+      const message = `task ${id} is given up in attempt ${attempt}: ${inWords(cause)}`
+      return report('error', message, { type: 'task.killed', id, attempt, cause })
+    }
+    default:
+      return report('debug', `returned task ${id} to the queue uncharged`, { type: 'task.deferred', id, attempt })
+  }
+}
+
+export function reportLostClaim(report: Report, { id, attempt }: EndedClaim): void {
+  const message = `the claim of task ${id} was lost; whatever came of it is not recorded here, another run decides`
+  report('warn', message, { type: 'task.stale', id, attempt })
+}
