@@ -165,6 +165,14 @@ describe('setup on a schema that is up to date', () => {
     await held.release()
   })
 
+  it('with rustInterop is made in one go: nothing else has seen the tables, so no index has to be built concurrently', async () => {
+    await clear(database.sql)
+    const held = await hold(database.sql, 'set transaction isolation level repeatable read', 'select 1')
+    await bringUpToDate(database.db, { rustInterop: true, patienceMs: 1_000 })
+    await verifySchema(database.db)
+    await held.release()
+  })
+
   it('needs no right but to read the catalog', async () => {
     await setup(database.db)
     const role = `apalis_reader_${process.pid}`
@@ -173,6 +181,12 @@ describe('setup on a schema that is up to date', () => {
       const { db } = database.connect({ max: 1, connection: { role } })
       await setup(db)
       await verifySchema(db)
+      await database.sql.unsafe(
+        `grant usage on schema apalis_drizzle to ${role}; grant select on apalis_drizzle.migrations to ${role}`,
+      )
+      await database.sql`delete from apalis_drizzle.migrations where name = '0001_get_jobs'`
+      await setup(db)
+      expect(await differences(db)).toEqual(['migration 0001_get_jobs is not recorded in apalis_drizzle.migrations'])
       await database.sql`drop index apalis.jobs_failed_idx`
       await expect(setup(db)).rejects.toMatchObject({
         code: 'MIGRATION',
@@ -180,7 +194,7 @@ describe('setup on a schema that is up to date', () => {
         sqlState: '42501',
       })
     } finally {
-      await database.sql.unsafe(`drop role ${role}`)
+      await database.sql.unsafe(`drop owned by ${role}; drop role ${role}`)
     }
   })
 })

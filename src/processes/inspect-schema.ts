@@ -10,8 +10,10 @@ export interface Inspection {
   readonly findings: readonly Finding[]
   /** Whether there is a ledger that may be read. Databases that drizzle-kit or a Rust crate manages have none. */
   readonly hasLedger: boolean
-  /** Migrations that the ledger lacks and that this session could record. */
+  /** Migrations that the ledger lacks. */
   readonly unrecorded: readonly Migration[]
+  /** Whether this session may record them. An application's role often may not, and need not. */
+  readonly mayRecord: boolean
 }
 
 export async function inspectSchema(db: Db, { rustInterop }: { rustInterop: boolean }): Promise<Inspection> {
@@ -22,6 +24,7 @@ export async function inspectSchema(db: Db, { rustInterop }: { rustInterop: bool
   return {
     findings: findings(catalog, { rustInterop, migratedByNewer: migratedByNewer(applied) }),
     hasLedger,
-    unrecorded: writable && (hasLedger || !exists) ? unrecorded(applied) : [],
+    unrecorded: unrecorded(applied),
+    mayRecord: writable && (readable || !exists),
   }
 }

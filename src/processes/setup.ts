@@ -48,7 +48,7 @@ interface Settings {
   readonly patienceMs: number
 }
 
-/** @returns The names of the migrations and objects that were applied; empty if there was nothing to do. */
+/** @returns What was applied, by name, or `ledger` if that was only recorded. Empty when there was nothing to do. */
 export async function bringUpToDate(db: PgDb, settings: Settings): Promise<string[]> {
   const connection = database(db, 'setup')
   const patience = new Patience(settings.patienceMs)
@@ -83,14 +83,14 @@ async function applyUntilComplete(db: Db, settings: Settings, patience: Patience
 }
 
 async function openWork(db: Db, settings: Settings) {
-  const { findings, unrecorded } = await inspectSchema(db, settings)
+  const { findings, unrecorded, mayRecord } = await inspectSchema(db, settings)
   const unknown = findings.filter(({ repairs }) => repairs.length === 0)
   if (unknown.length > 0) throw refusal(unknown.map(({ difference }) => difference))
   const repairs = findings.flatMap((finding) => finding.repairs)
   return {
     transactional: repairs.filter(({ concurrently }) => !concurrently),
     concurrent: repairs.filter(({ concurrently }) => concurrently),
-    unrecorded,
+    unrecorded: mayRecord ? unrecorded : [],
   }
 }
 
@@ -99,7 +99,7 @@ async function applyInTransaction(db: Db, settings: Settings, patience: Patience
     async (tx) => {
       await prepareForDdl(tx)
       await setLockTimeout(tx, patience.waitMs())
-      await during('the lock of setup', () => lockSetup(tx))
+      await during('(lock)', () => lockSetup(tx))
       // Looked at again: whoever held the lock has probably done it.
       const { transactional, unrecorded } = await openWork(tx, settings)
       // A savepoint for each try, so that the advisory lock is kept in the pauses: of several waiting setups one at a time
@@ -109,11 +109,12 @@ async function applyInTransaction(db: Db, settings: Settings, patience: Patience
           await setLockTimeout(attempt, lockTimeoutMs)
           for (const repair of transactional) await apply(attempt, repair)
           if (unrecorded.length === 0) return
-          await during('the ledger', () => createLedger(attempt))
-          await during('the ledger', () => recordMigrations(attempt, unrecorded))
+          await during('(ledger)', () => createLedger(attempt))
+          await during('(ledger)', () => recordMigrations(attempt, unrecorded))
         }),
       )
-      return transactional.map(({ name }) => name)
+      if (transactional.length > 0) return transactional.map(({ name }) => name)
+      return unrecorded.length > 0 ? ['ledger'] : []
     },
     // Under stricter levels the second look would see the catalog as it was before the wait for the lock.
     { isolationLevel: 'read committed' },

@@ -9,7 +9,9 @@ import {
   SNAPSHOT_COLUMNS,
   SNAPSHOT_INDEX,
   TABLES,
-  TRIGGER, type ConstraintContract, type IndexContract
+  TRIGGER,
+  type ConstraintContract,
+  type IndexContract,
 } from './contract.js'
 import { migrations } from './migrations.generated.js'
 
@@ -40,7 +42,11 @@ const [, getJobs, notifyNewJobs, snapshot] = migrations
 export function findings(catalog: Catalog, expectations: Expectations): Finding[] {
   const { jobs, workers } = catalog.relations
   if (jobs === undefined && workers === undefined) {
-    return [{ difference: 'tables apalis.jobs and apalis.workers are missing', repairs: migrations }]
+    const indexes = expectations.rustInterop ? INDEXES.filter(({ purpose }) => purpose === 'rust') : []
+    return repair('tables apalis.jobs and apalis.workers are missing', [
+      ...migrations,
+      ...indexes.map(createdWithTable),
+    ])
   }
   return [
     ...tableFindings(catalog),
@@ -121,6 +127,10 @@ function indexFindings(catalog: Catalog, index: IndexContract, { rustInterop }: 
   return repair(`index ${name} is invalid: its build is under way or was interrupted`, [
     { name: step, statements: [`DROP INDEX CONCURRENTLY apalis.${name}`, create], concurrently: true },
   ])
+}
+
+function createdWithTable({ name, definitions: [definition] }: IndexContract): Repair {
+  return { name: `index ${name}`, statements: [definition] }
 }
 
 /** In a database of a newer Rust crate what is missing is created in that crate's form, so that the crate goes on accepting it. */
