@@ -1,9 +1,10 @@
-import { eq, sql } from 'drizzle-orm'
-import type { SQL } from 'drizzle-orm'
+import { and, eq, sql, type SQL } from 'drizzle-orm'
 import { jobs } from '../schema.js'
 import { arrayLiteral } from '../vocabulary/array-literal.js'
-import { prepared } from '../vocabulary/db.js'
-import type { Db } from '../vocabulary/db.js'
+import { attemptsCharged, budgetUsed } from '../vocabulary/charge.js'
+import { guard, owned } from '../vocabulary/claimable.js'
+import { prepared, type Db } from '../vocabulary/db.js'
+import { MAX_DELAY_MS, MAX_RUN_AT_MS } from '../vocabulary/limits.js'
 import type { AckEntry, AckOutcome } from '../vocabulary/outcome.js'
 
 /**
@@ -28,39 +29,29 @@ const CLAIMS = sql`unnest(
     ${sql.placeholder('atMs')}::float8[], ${sql.placeholder('unlock')}::boolean[]
   ) as claim(id, attempts, lock_at, outcome, result, delay_ms, at_ms, unlock)`
 
-const exhausted = sql`${jobs.attempts} + 1 >= ${jobs.maxAttempts}`
 const backToQueue = sql`claim.outcome = 'Pending'`
 const unlocked = sql`(${backToQueue} or claim.unlock)`
 const due = sql`coalesce('epoch'::timestamptz + claim.at_ms * interval '1 ms', now() + claim.delay_ms * interval '1 ms')`
 
 function ackStatement(db: Db) {
-  return db
-    .update(jobs)
-    .set({
-      status: sql`case when claim.outcome = 'Failed' and ${exhausted} then 'Killed' else claim.outcome end`,
-      // The bound holds for rows that another program left with a full budget; the check constraint would refuse more.
-      attempts: sql`case when ${backToQueue} then ${jobs.attempts} else least(${jobs.attempts} + 1, ${jobs.maxAttempts}) end`,
-      lastResult: sql`coalesce(claim.result::jsonb, ${jobs.lastResult})`,
-      // Finished rows keep owner and lock time as history: an ack whose answer was lost is recognised by them.
-      lockBy: sql`case when not ${unlocked} then ${jobs.lockBy} end`,
-      lockAt: sql`case when not ${unlocked} then ${jobs.lockAt} end`,
-      doneAt: sql`case when not ${backToQueue} then now() end`,
-      runAt: nextRunAt(),
-    })
-    .from(CLAIMS)
-    .where(sql`${jobs.id} = claim.id and ${fence()}`)
-    .returning({ id: jobs.id, status: sql<string>`${jobs.status}` })
-}
-
-/**
- * The claim is still the task's. Postgres checks it again on the row that an earlier transaction has changed meanwhile.
- * Inside a CASE, because the planner would otherwise start from the index of owned tasks, which collects dead entries,
- * and not from the primary key.
- */
-function fence(): SQL {
-  return sql`case when ${jobs.status} in ('Running', 'Queued') and ${jobs.jobType} = ${sql.placeholder('queue')}
-    and ${jobs.lockBy} = ${sql.placeholder('worker')} and ${jobs.attempts} = claim.attempts
-    and ${jobs.lockAt} = to_timestamp(claim.lock_at) then true end`
+  return (
+    db
+      .update(jobs)
+      .set({
+        status: sql`case when claim.outcome = 'Failed' and ${budgetUsed} then 'Killed' else claim.outcome end`,
+        attempts: sql`case when ${backToQueue} then ${jobs.attempts} else ${attemptsCharged} end`,
+        lastResult: sql`coalesce(claim.result::jsonb, ${jobs.lastResult})`,
+        // Finished rows keep owner and lock time as history: an ack whose answer was lost is recognised by them.
+        lockBy: sql`case when not ${unlocked} then ${jobs.lockBy} end`,
+        lockAt: sql`case when not ${unlocked} then ${jobs.lockAt} end`,
+        doneAt: sql`case when not ${backToQueue} then now() end`,
+        runAt: nextRunAt(),
+      })
+      .from(CLAIMS)
+      // Postgres checks the fence again on a row that an earlier transaction has changed meanwhile.
+      .where(and(sql`${jobs.id} = claim.id`, guard(owned(), sameClaim(), sql`${jobs.attempts} = claim.attempts`)))
+      .returning({ id: jobs.id, status: sql<string>`${jobs.status}` })
+  )
 }
 
 /**
@@ -70,7 +61,7 @@ function fence(): SQL {
 function nextRunAt(): SQL {
   return sql`case
     when ${backToQueue} then greatest(coalesce(${due}, ${jobs.runAt}), ${jobs.lockAt} + interval '1 second')
-    when claim.outcome = 'Failed' and not (${exhausted}) then ${due}
+    when claim.outcome = 'Failed' and not (${budgetUsed}) then ${due}
     else ${jobs.runAt} end`
 }
 
@@ -82,8 +73,12 @@ function parameters(entries: readonly AckEntry[]): Record<string, string> {
     lockAt: arrayLiteral(entries.map(({ fence }) => fence.lockAt)),
     outcome: arrayLiteral(entries.map(({ outcome }) => outcome.status)),
     result: arrayLiteral(entries.map(({ outcome }) => resultOf(outcome))),
-    delayMs: arrayLiteral(dues.map((when) => (when !== undefined && 'delayMs' in when ? when.delayMs : null))),
-    atMs: arrayLiteral(dues.map((when) => (when !== undefined && 'atMs' in when ? when.atMs : null))),
+    delayMs: arrayLiteral(
+      dues.map((when) => (when !== undefined && 'delayMs' in when ? Math.min(when.delayMs, MAX_DELAY_MS) : null)),
+    ),
+    atMs: arrayLiteral(
+      dues.map((when) => (when !== undefined && 'atMs' in when ? Math.min(when.atMs, MAX_RUN_AT_MS) : null)),
+    ),
     unlock: arrayLiteral(entries.map(({ outcome }) => outcome.status === 'Killed' && outcome.unlock === true)),
   }
 }
@@ -94,7 +89,7 @@ function resultOf(outcome: AckOutcome): string | null {
 
 /**
  * Which of the claims were acknowledged by a statement whose answer was lost: the row shows the same owner, lock time and
- * one attempt more, as only the ack of this very claim leaves it.
+ * one attempt more, as only the ack of this very claim leaves it. Tasks that went back to the queue have no such history.
  */
 export async function acknowledgedEarlier(
   db: Db,
@@ -107,14 +102,19 @@ export async function acknowledgedEarlier(
 }
 
 function historyStatement(db: Db) {
+  const asWritten = sql`(${jobs.status} = claim.outcome or (claim.outcome = 'Failed' and ${jobs.status} = 'Killed'))`
   return db
     .select({ id: jobs.id, status: sql<string>`${jobs.status}` })
     .from(jobs)
-    .innerJoin(
-      CLAIMS,
-      sql`${jobs.id} = claim.id and ${jobs.attempts} = claim.attempts + 1 and ${jobs.lockAt} = to_timestamp(claim.lock_at)
-        and (${jobs.status} = claim.outcome or (claim.outcome = 'Failed' and ${jobs.status} = 'Killed'))`,
-    )
-    .where(eq(jobs.lockBy, sql.placeholder('worker')))
+    .innerJoin(CLAIMS, sql`${jobs.id} = claim.id`)
+    .where(guard(asWritten, sameClaim(), sql`${jobs.attempts} = claim.attempts + 1`))
     .$withCache(false)
+}
+
+function sameClaim(): SQL | undefined {
+  return and(
+    eq(jobs.jobType, sql.placeholder('queue')),
+    eq(jobs.lockBy, sql.placeholder('worker')),
+    sql`${jobs.lockAt} = to_timestamp(claim.lock_at)`,
+  )
 }

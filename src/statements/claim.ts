@@ -1,9 +1,7 @@
-import { and, eq, sql } from 'drizzle-orm'
-import type { SQL } from 'drizzle-orm'
+import { and, sql, type SQL } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
 import { claimable } from '../vocabulary/claimable.js'
-import { prepared } from '../vocabulary/db.js'
-import type { Db } from '../vocabulary/db.js'
+import { prepared, type Db } from '../vocabulary/db.js'
 
 /** The row of a claimed task, as the database holds it. */
 export interface ClaimedRow {
@@ -43,54 +41,60 @@ export interface ClaimRequest {
  */
 export async function claim(db: Db, request: ClaimRequest): Promise<ClaimedRow[]> {
   const rows = await prepared(db, claimStatement).execute({ ...request })
-  // An UPDATE returns its rows in no particular order.
-  return rows.sort((a, b) => b.priority - a.priority || a.runAt.getTime() - b.runAt.getTime() || (a.id < b.id ? -1 : 1))
+  // An UPDATE returns its rows in no particular order. Sorted here by their columns, two tasks of the same millisecond
+  // could change places, and the one that starts first would be the one that is Queued.
+  return rows.sort((a, b) => a.place - b.place).map(({ place: _, ...row }) => row)
 }
 
 function claimStatement(db: Db) {
-  const next = db
-    .$with('next', { taskId: sql<string>`task_id`.as('task_id'), place: sql<number>`place`.as('place') })
-    .as(nextTasks())
-  return db
-    .with(next)
-    .update(jobs)
-    .set({
-      status: sql`case when ${next.place} <= ${sql.placeholder('running')}::int then 'Running' else 'Queued' end`,
-      lockBy: sql`${sql.placeholder('worker')}::text`,
-      lockAt: sql`date_trunc('second', now())`,
-      doneAt: sql`null`,
-    })
-    .from(next)
-    .where(eq(jobs.id, next.taskId))
-    .returning({
-      id: jobs.id,
-      job: jobs.job,
-      status: sql<string>`${jobs.status}`,
-      attempts: jobs.attempts,
-      maxAttempts: jobs.maxAttempts,
-      priority: jobs.priority,
-      runAt: jobs.runAt,
-      lockAt: sql`extract(epoch from ${jobs.lockAt})::float8`.mapWith(Number),
-      metadata: sql<string | null>`${jobs.metadata}::text`,
-      idempotencyKey: jobs.idempotencyKey,
-    })
+  return (
+    db
+      .update(jobs)
+      .set({
+        status: sql`case when next.place <= ${sql.placeholder('running')}::int then 'Running' else 'Queued' end`,
+        lockBy: sql`${sql.placeholder('worker')}::text`,
+        lockAt: sql`date_trunc('second', now())`,
+        doneAt: sql`null`,
+      })
+      // As an array, so that the planner expects few and looks each up by its primary key.
+      .from(sql`unnest(array(${nextTasks()})) with ordinality as next(id, place)`)
+      .where(sql`${jobs.id} = next.id`)
+      .returning({
+        id: jobs.id,
+        job: jobs.job,
+        status: sql<string>`${jobs.status}`,
+        attempts: jobs.attempts,
+        maxAttempts: jobs.maxAttempts,
+        priority: jobs.priority,
+        runAt: jobs.runAt,
+        lockAt: sql`extract(epoch from ${jobs.lockAt})::float8`.mapWith(Number),
+        metadata: sql<string | null>`${jobs.metadata}::text`,
+        idempotencyKey: jobs.idempotencyKey,
+        place: sql<number>`next.place::int`,
+      })
+  )
 }
 
 /**
- * The tasks to take, locked. The builders have no WITH RECURSIVE and no lateral join with a lock, hence raw SQL.
+ * The ids of the tasks to take, in order, and locked. The builders have no WITH RECURSIVE and no lateral join with a
+ * lock, hence raw SQL.
  *
  * The index is ordered by priority first, so one pass over it would walk every delayed task of a high priority before it
  * meets the first due one of a lower priority. Instead the distinct priorities are found one by one, a loose scan of the
  * index, and the due tasks of each are read in order. Beyond 64 priorities the plain pass is cheaper than the steps.
+ *
+ * Statistics may be of a time when next to nothing was waiting. A planner that expects fewer tasks than the limit, or
+ * one, would read and sort all of them; so it is not told the limit, and the first step has a bound that always holds.
  */
 function nextTasks(): SQL {
   const inQueue = and(sql`${jobs.jobType} = ${sql.placeholder('queue')}`, claimable())
-  const limit = sql`${sql.placeholder('limit')}::int`
+  const limit = sql`(select ${sql.placeholder('limit')}::int)`
   const order = sql`${jobs.priority} desc, ${jobs.runAt}, ${jobs.id}`
   const columns = sql`${jobs.id} as id, ${jobs.priority} as priority, ${jobs.runAt} as run_at`
   return sql`
     with recursive level(priority, step) as (
-      (select ${jobs.priority}, 1 from ${jobs} where ${inQueue} order by ${jobs.priority} desc limit 1)
+      (select ${jobs.priority}, 1 from ${jobs} where ${inQueue} and ${jobs.priority} >= 0
+       order by ${jobs.priority} desc limit 1)
       union all
       select (select ${jobs.priority} from ${jobs} where ${inQueue} and ${jobs.priority} < level.priority
               order by ${jobs.priority} desc limit 1), step + 1
@@ -105,12 +109,13 @@ function nextTasks(): SQL {
       union all
       select task.* from (
          select ${columns} from ${jobs}
-         where ${inQueue} and ${jobs.runAt} <= now() and ${jobs.priority} < (select priority from level where step = 64) and ${registered()}
+         where ${inQueue} and ${jobs.runAt} <= now() and ${registered()}
+           and ${jobs.priority} < (select priority from level where step = 64)
          order by ${order} limit ${limit} for update skip locked
        ) task
       limit ${limit}
     )
-    select id as task_id, row_number() over (order by priority desc, run_at, id)::int as place from due`
+    select id from due order by priority desc, run_at, id`
 }
 
 /** Asked of the primary key, once per statement; without a lock, which would make the owner's heartbeat wait. */

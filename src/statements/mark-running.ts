@@ -1,11 +1,16 @@
 import { and, eq, sql } from 'drizzle-orm'
+import { alias } from 'drizzle-orm/pg-core'
 import { jobs } from '../schema.js'
 import { arrayLiteral } from '../vocabulary/array-literal.js'
-import { prepared } from '../vocabulary/db.js'
-import type { Db } from '../vocabulary/db.js'
+import { guard } from '../vocabulary/claimable.js'
+import { prepared, type Db } from '../vocabulary/db.js'
 import type { Fence } from '../vocabulary/outcome.js'
 
-/** Shows tasks that were claimed as Queued and have started as Running, so that the sweep charges them if their process dies. */
+/**
+ * Shows tasks that were claimed as Queued and have started as Running, so that the sweep charges them if their process
+ * dies. A task that another transaction has locked stays as it is: mostly it is being acknowledged, and nobody waits here
+ * for a user's transaction.
+ */
 export async function markRunning(db: Db, queue: string, worker: string, started: readonly Fence[]): Promise<void> {
   await prepared(db, markStatement).execute({
     queue,
@@ -17,19 +22,34 @@ export async function markRunning(db: Db, queue: string, worker: string, started
 }
 
 function markStatement(db: Db) {
+  const claims = sql`unnest(
+      ${sql.placeholder('id')}::text[], ${sql.placeholder('attempts')}::int[], ${sql.placeholder('lockAt')}::bigint[]
+    ) as claim(id, attempts, lock_at)`
+  const task = alias(jobs, 'task')
+  const queued = db.$with('queued').as(
+    db
+      .select({ id: task.id })
+      .from(task)
+      .innerJoin(
+        claims,
+        and(
+          sql`${task.id} = claim.id`,
+          guard(
+            eq(task.status, sql`'Queued'`),
+            eq(task.jobType, sql.placeholder('queue')),
+            eq(task.lockBy, sql.placeholder('worker')),
+            sql`${task.attempts} = claim.attempts`,
+            sql`${task.lockAt} = to_timestamp(claim.lock_at)`,
+          ),
+        ),
+      )
+      .for('no key update', { of: task, skipLocked: true }),
+  )
   return db
+    .with(queued)
     .update(jobs)
     .set({ status: sql`'Running'` })
-    .from(
-      sql`unnest(${sql.placeholder('id')}::text[], ${sql.placeholder('attempts')}::int[], ${sql.placeholder('lockAt')}::bigint[]) as claim(id, attempts, lock_at)`,
-    )
-    .where(
-      and(
-        sql`${jobs.id} = claim.id`,
-        // Inside a CASE for the same reason as in the ack: the planner is to start from the primary key.
-        sql`case when ${jobs.status} = 'Queued' and ${jobs.attempts} = claim.attempts and ${jobs.lockAt} = to_timestamp(claim.lock_at)
-          and ${eq(jobs.lockBy, sql.placeholder('worker'))} and ${eq(jobs.jobType, sql.placeholder('queue'))} then true end`,
-      ),
-    )
+    .from(queued)
+    .where(and(eq(jobs.id, queued.id), guard(eq(jobs.status, sql`'Queued'`))))
     .returning({ id: jobs.id })
 }

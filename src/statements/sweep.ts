@@ -1,10 +1,8 @@
-import { and, eq, lte, sql } from 'drizzle-orm'
-import type { SQLWrapper } from 'drizzle-orm'
+import { and, eq, lte, sql, type SQLWrapper } from 'drizzle-orm'
 import { alias } from 'drizzle-orm/pg-core'
 import { jobs, workers } from '../schema.js'
-import { owned } from '../vocabulary/claimable.js'
-import { prepared } from '../vocabulary/db.js'
-import type { Db } from '../vocabulary/db.js'
+import { guard, owned } from '../vocabulary/claimable.js'
+import { prepared, type Db } from '../vocabulary/db.js'
 import { orphanReturned } from '../vocabulary/orphan.js'
 
 /** At most so many tasks a call; a worker sweeps again while a call finds as many. */
@@ -59,7 +57,7 @@ function sweepStatement(db: Db) {
     .update(jobs)
     .set(orphanReturned())
     .from(orphan)
-    .where(and(eq(jobs.id, orphan.id), owned()))
+    .where(and(eq(jobs.id, orphan.id), guard(owned())))
     .returning({ id: jobs.id })
 }
 

@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm'
 import { jobs } from '../schema.js'
+import { attemptsCharged, budgetUsed } from './charge.js'
 
 /** The exact text that the Rust crates write too, so that dashboards recognise it. */
 const MARKER = sql`'{"Err": "Re-enqueued due to worker heartbeat timeout."}'::jsonb`
@@ -11,11 +12,11 @@ const MARKER = sql`'{"Err": "Re-enqueued due to worker heartbeat timeout."}'::js
  */
 export function orphanReturned() {
   const charged = sql`${jobs.status} = 'Running'`
-  const killed = sql`(${charged} and ${jobs.attempts} + 1 >= ${jobs.maxAttempts})`
+  const killed = sql`(${charged} and ${budgetUsed})`
   const backoff = sql`random() * interval '5 seconds' * power(2, least(${jobs.attempts}, 6))`
   return {
     status: sql`case when ${killed} then 'Killed' else 'Pending' end`,
-    attempts: sql`case when ${charged} then least(${jobs.attempts} + 1, ${jobs.maxAttempts}) else ${jobs.attempts} end`,
+    attempts: sql`case when ${charged} then ${attemptsCharged} else ${jobs.attempts} end`,
     lastResult: sql`case when ${killed} or ${jobs.lastResult} is null then ${MARKER} else ${jobs.lastResult} end`,
     lockBy: sql`null`,
     lockAt: sql`null`,
