@@ -14,9 +14,11 @@ export interface RecordedEvents {
    */
   next<Type extends WorkerEvent['type']>(
     type: Type,
-    matches?: (event: Extract<WorkerEvent, { type: Type }>) => boolean,
-  ): Promise<Extract<WorkerEvent, { type: Type }>>
+    matches?: (event: EventOf<Type>) => boolean,
+  ): Promise<EventOf<Type>>
 }
+
+type EventOf<Type extends WorkerEvent['type']> = WorkerEvent & { readonly type: Type }
 
 /**
  * Records the events of workers, so that a test waits for what happens and not for time to pass.
@@ -39,7 +41,7 @@ export function recordEvents(): RecordedEvents {
       for (const look of waiters) look()
     },
     next: (type, matches = () => true) => {
-      type Event = Extract<WorkerEvent, { type: typeof type }>
+      type Event = EventOf<typeof type>
       return new Promise<Event>((resolve) => {
         const look = () => {
           const isNext = (event: WorkerEvent): event is Event =>

@@ -2,7 +2,6 @@
 import type { Claim, Handler } from '../vocabulary/claim.js'
 import { decodeArgs } from '../vocabulary/decode.js'
 import { RowError, steeringOf } from '../vocabulary/errors.js'
-import { MAX_DELAY_MS, MAX_RUN_AT_MS } from '../vocabulary/limits.js'
 import type { AckOutcome, Due } from '../vocabulary/outcome.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
 import { errResult, okResult, unstorableResult } from '../vocabulary/result.js'
@@ -117,8 +116,6 @@ function retryDelayMs<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, R
   return delayMs
 }
 
-/** Within what the column can hold. */
 function dueAt(delayMsOrAt: number | Date): Due {
-  if (delayMsOrAt instanceof Date) return { atMs: Math.min(delayMsOrAt.getTime(), MAX_RUN_AT_MS) }
-  return { delayMs: Math.min(delayMsOrAt, MAX_DELAY_MS) }
+  return delayMsOrAt instanceof Date ? { atMs: delayMsOrAt.getTime() } : { delayMs: delayMsOrAt }
 }
