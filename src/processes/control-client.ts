@@ -6,8 +6,17 @@
  * the last of them. It is replaced when a statement gets no answer at all: then a connection is dead although nobody has
  * said so (a pulled cable, a firewall that forgot it), and no driver gives up such a statement by itself.
  */
-import { kindOf, primary, type Db, type PgDb } from '../vocabulary/db.js'
+import { primary, type Db, type PgDb } from '../vocabulary/db.js'
 import { DEADLINES, within } from './deadlines.js'
+import {
+  isNodePostgresPool,
+  isPostgresJs,
+  poolOptions,
+  postgresJsOptions,
+  withParameters,
+  type NodePostgresPool,
+  type PostgresJsClient,
+} from './driver.js'
 
 /** One connection each for a claim, an ack and a heartbeat under way. */
 const CONNECTIONS = 3
@@ -97,30 +106,17 @@ class SharedClient {
 /** Drivers are imported only here and only when used, so that none of them is needed to enqueue. */
 async function clientMaker(application: Db): Promise<() => OpenClient> {
   const client = (application as { $client?: unknown }).$client
-  if (isPostgresJs(client)) return postgresJsMaker(client.options)
+  if (isPostgresJs(client)) return postgresJsMaker(client)
   if (isNodePostgresPool(application, client)) return poolMaker(client)
   // PGlite has one connection by nature, and of a driver we do not know we cannot make a second client.
   return () => ({ db: application, end: () => Promise.resolve() })
 }
 
-/** The options that postgres.js has parsed; `user` and `pass` are its own names for them. */
-type PostgresJsOptions = Record<string, unknown> & { readonly connection: Record<string, unknown> }
-
-function isPostgresJs(client: unknown): client is { readonly options: PostgresJsOptions } {
-  return typeof client === 'function' && 'unsafe' in client && 'options' in client
-}
-
-/** Not among them: `transform` and `types`, which would change what the statements return. */
-const POSTGRES_JS_OPTIONS = [
-  ...['host', 'port', 'path', 'database', 'user', 'pass', 'ssl', 'sslnegotiation', 'target_session_attrs', 'socket'],
-  ...['max_lifetime', 'keep_alive', 'prepare'],
-]
-
-async function postgresJsMaker(options: PostgresJsOptions): Promise<() => OpenClient> {
+async function postgresJsMaker(application: PostgresJsClient): Promise<() => OpenClient> {
   const { default: postgres } = await import('postgres')
   const { drizzle } = await import('drizzle-orm/postgres-js')
   const own = {
-    ...Object.fromEntries(POSTGRES_JS_OPTIONS.map((name) => [name, options[name]])),
+    ...postgresJsOptions(application),
     max: CONNECTIONS,
     connect_timeout: CONNECT_TIMEOUT_MS / 1_000,
     // The loops wait between attempts themselves; the driver's own pause grows to 20 s.
@@ -128,7 +124,7 @@ async function postgresJsMaker(options: PostgresJsOptions): Promise<() => OpenCl
     // A round trip per connection, for array types that the statements do not use.
     fetch_types: false,
     onnotice: () => undefined,
-    connection: { ...options.connection, ...SESSION, default_transaction_isolation: ISOLATION },
+    connection: { ...application.options.connection, ...SESSION, default_transaction_isolation: ISOLATION },
   }
   return () => {
     const client = postgres({ ...own })
@@ -136,29 +132,13 @@ async function postgresJsMaker(options: PostgresJsOptions): Promise<() => OpenCl
   }
 }
 
-/** The pool of node-postgres. */
-interface Pool {
-  readonly options: Record<string, unknown>
-  readonly constructor: new (options: Record<string, unknown>) => Pool
-  readonly Client: new (options: Record<string, unknown>) => { readonly connectionParameters: Record<string, unknown> }
-  on(event: 'error', listener: () => void): void
-  end(): Promise<void>
-}
-
-function isNodePostgresPool(db: Db, client: unknown): client is Pool {
-  return kindOf(db) === 'NodePgDatabase' && typeof client === 'object' && client !== null && 'totalCount' in client
-}
-
-async function poolMaker(application: Pool): Promise<() => OpenClient> {
+async function poolMaker(application: NodePostgresPool): Promise<() => OpenClient> {
   const { drizzle } = await import('drizzle-orm/node-postgres')
-  // What is written in a connection string would win over the session's settings, so it is resolved first.
-  const { user, password, host, port, database, ssl, options } = new application.Client(application.options)
-    .connectionParameters
+  const options = poolOptions(application)
   const own = {
-    ...application.options,
-    ...{ connectionString: undefined, user, password, host, port, database, ssl },
+    ...options,
     ...SESSION,
-    options: `${typeof options === 'string' ? options : ''} -c default_transaction_isolation=${ISOLATION.replace(' ', '\\ ')}`,
+    options: withParameters(options['options'], { default_transaction_isolation: ISOLATION }),
     max: CONNECTIONS,
     min: 0,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
