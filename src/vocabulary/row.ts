@@ -5,7 +5,8 @@ import { RowError } from './errors.js'
 import type { Metadata } from './task.js'
 import { isTaskId } from './task-id.js'
 
-export type Status = (typeof STATUSES)[number]
+/** Spelled out, because the types of the schema differ between Drizzle lines and must not stand in other declarations. */
+export type Status = 'Pending' | 'Queued' | 'Running' | 'Done' | 'Failed' | 'Killed'
 
 /** The columns that every reader of tasks selects. */
 export interface TaskRow {
