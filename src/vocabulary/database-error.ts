@@ -40,13 +40,31 @@ export function sqlStateOf(error: unknown): string | undefined {
 export function isConnectionFailure(error: unknown): boolean {
   if (isApalisError(error)) return false
   const sqlState = sqlStateOf(error)
-  return sqlState === undefined || sqlState.startsWith('08') || ['57P01', '57P02', '57P03'].includes(sqlState)
+  if (sqlState === undefined) return !isProgrammingError(causes(error).at(-1))
+  return sqlState.startsWith('08') || ['57P01', '57P02', '57P03'].includes(sqlState)
+}
+
+/** A failed `fetch` is a TypeError too, but has a cause. */
+function isProgrammingError(deepest: Error | undefined): boolean {
+  return [TypeError, RangeError, ReferenceError, SyntaxError].some((native) => deepest instanceof native)
 }
 
 /** Whether no connection came about at all, so that no statement can have been executed. */
 export function isRefusedConnection(error: unknown): boolean {
-  const codes = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'CONNECT_TIMEOUT', '57P03']
-  return causes(error).some((link) => codes.includes(String((link as { code?: unknown }).code)))
+  if (isPoolTimeout(error)) return true
+  return causes(error).some((link) => {
+    const { code, syscall } = link as { code?: unknown; syscall?: unknown }
+    return syscall === 'connect' || NOT_CONNECTED_CODES.includes(String(code)) || NOT_CONNECTED.test(link.message)
+  })
+}
+
+/** CONNECT_TIMEOUT and CONNECTION_ENDED are codes of postgres.js; node-postgres has messages only. */
+const NOT_CONNECTED_CODES = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'CONNECT_TIMEOUT', 'CONNECTION_ENDED', '57P03']
+const NOT_CONNECTED = /^(Connection terminated due to connection timeout|Cannot use a pool after calling end on the pool)$/
+
+/** Whether the pool of node-postgres had no free connection within its `connectionTimeoutMillis`. Other drivers wait without limit. */
+export function isPoolTimeout(error: unknown): boolean {
+  return causes(error).some(({ message }) => message === 'timeout exceeded when trying to connect')
 }
 
 /** Whether nothing was stored and the same statement may succeed now: deadlock, serialization, lock or statement timeout. */
@@ -74,7 +92,7 @@ export function databaseHint(
 ): string | undefined {
   if (error === undefined) return undefined
   const { message, constraint, table } = error
-  if (/relation "?apalis\.jobs"? does not exist|no such table: apalis\.jobs/i.test(message)) {
+  if (/relation "?apalis\.(jobs|workers)"? does not exist|no such table: apalis\.jobs/i.test(message)) {
     return 'Run setup(db) or `npx apalis-drizzle setup` once against this database.'
   }
   const named = constraint ?? OWNER_CONSTRAINTS.find((name) => message.includes(name))

@@ -1,0 +1,39 @@
+/** Child processes: programs of test/programs, killed at the end of the test that starts them. */
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import { onTestFinished } from 'vitest'
+
+export interface Program {
+  readonly child: ChildProcess
+  /** Resolves with the next line that it prints. Rejects when it ends without one. */
+  nextLine(): Promise<string>
+  /** Exit code or signal, and what it wrote to stderr. */
+  readonly ended: Promise<{ readonly end: number | NodeJS.Signals; readonly errors: string }>
+}
+
+export function startProgram(name: string, env: Record<string, string>): Program {
+  const file = fileURLToPath(new URL(`../programs/${name}.ts`, import.meta.url))
+  const child = spawn(process.execPath, ['--import', 'tsx', file], {
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  onTestFinished(() => void child.kill('SIGKILL'))
+  let errors = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (errors += text))
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+  const ended = once(child, 'close').then(([code, signal]) => ({
+    end: (code ?? signal) as number | NodeJS.Signals,
+    errors,
+  }))
+  return {
+    child,
+    ended,
+    nextLine: async () => {
+      const line = await lines.next()
+      if (line.done) throw new Error(`${name} ended: ${JSON.stringify(await ended)}`)
+      return line.value
+    },
+  }
+}
