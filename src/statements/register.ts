@@ -1,6 +1,6 @@
 import { and, eq, exists, like, sql } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
-import { owned } from '../vocabulary/claimable.js'
+import { guard, owned } from '../vocabulary/claimable.js'
 import { prepared, type Db } from '../vocabulary/db.js'
 import { orphanReturned } from '../vocabulary/orphan.js'
 
@@ -76,7 +76,7 @@ function registerStatement(db: Db) {
       .update(jobs)
       .set(orphanReturned())
       .from(leftBehind)
-      .where(and(eq(jobs.id, leftBehind.id), mine))
+      .where(and(eq(jobs.id, leftBehind.id), guard(mine)))
       .returning({ taskId: jobs.id }),
   )
   return db
