@@ -26,7 +26,7 @@ export async function hold(sql: Sql, ...statements: string[]): Promise<Held> {
 }
 
 /** Resolves when `count` sessions wait for what `held` holds. */
-export async function waitingFor(sql: Sql, held: Held, count = 1): Promise<void> {
+export async function waitingFor(sql: Sql, held: Pick<Held, 'pid'>, count = 1): Promise<void> {
   await until(async () => {
     const [row] = await sql<{ waiting: number }[]>`
         select count(*)::int as waiting from pg_stat_activity where ${held.pid} = any (pg_blocking_pids(pid))`

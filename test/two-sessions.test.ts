@@ -1,0 +1,339 @@
+/**
+ * Shows with held locks what two sessions that meet at the same task or worker row do to each other: who waits, who does
+ * not, and what is stored in the end.
+ */
+import { beforeEach, describe, expect, it } from 'vitest'
+import { ack } from '../src/statements/ack.js'
+import { claim } from '../src/statements/claim.js'
+import { heartbeat } from '../src/statements/heartbeat.js'
+import { markRunning } from '../src/statements/mark-running.js'
+import { register } from '../src/statements/register.js'
+import { sweep } from '../src/statements/sweep.js'
+import type { Db } from '../src/vocabulary/db.js'
+import type { AckOutcome, Fence } from '../src/vocabulary/outcome.js'
+import { useDatabase } from './support/database.js'
+import { hold, waitingFor } from './support/held.js'
+import { clearTasks, rowOf, storeTask, storeTasks, storeWorker, taskId, workerRow } from './support/rows.js'
+import { until } from './support/until.js'
+import { serverHasRunForASecond } from './support/uptime.js'
+
+const database = useDatabase()
+const { queue, worker } = { queue: 'emails', worker: 'mailer#1' }
+const leaseToken = `token of ${worker}`
+
+const done: AckOutcome = { status: 'Done', result: '{"Ok":null}' }
+
+interface Session {
+  readonly db: Db
+  readonly pid: number
+  end(how: 'commit' | 'rollback'): Promise<void>
+}
+
+beforeEach(async () => {
+  await clearTasks(database.sql)
+  await storeWorker(database.sql, { id: worker, queue })
+})
+
+/** A session whose statements fail instead of waiting for long. */
+function impatient(): Db {
+  return database.connect({ max: 1, connection: { lock_timeout: 2_000 } }).db as unknown as Db
+}
+
+/** A transaction that stays open. */
+async function begin(): Promise<Session> {
+  const { client, db } = database.connect({ max: 1 })
+  await client.unsafe('begin')
+  const [row] = await client<{ pid: number }[]>`select pg_backend_pid() as pid`
+  const end = async (how: 'commit' | 'rollback') => {
+    await client.unsafe(how)
+  }
+  return { db: db as unknown as Db, pid: row?.pid ?? 0, end }
+}
+
+const now = () => database.db as unknown as Db
+
+function claimWith(db: Db, token = leaseToken, thresholdMs = 86_400_000) {
+  return claim(db, { queue, worker, leaseToken: token, thresholdMs, limit: 10, running: 10 })
+}
+
+async function claimOne(): Promise<Fence> {
+  await storeTask(database.sql, { id: taskId(1), queue })
+  const [fence] = await claimWith(now())
+  if (fence === undefined) throw new Error('The task was not claimed.')
+  return fence
+}
+
+async function ackWith(db: Db, fence: Fence, outcome: AckOutcome = done): Promise<string | undefined> {
+  return (await ack(db, queue, worker, [{ fence, outcome }])).get(fence.id)
+}
+
+async function fallSilent(): Promise<void> {
+  await serverHasRunForASecond(database.sql)
+  await database.sql`update apalis.workers set last_seen = now() - interval '1 hour' where id = ${worker}`
+}
+
+const sweepWith = (db: Db) => sweep(db, queue, 1_000)
+
+function takeOver(db: Db) {
+  const registration = { queue, worker, leaseToken: 'token of the successor', storageName: 's', layers: '' }
+  return register(db, { ...registration, thresholdMs: 1_000 })
+}
+
+describe('an acknowledgement and a sweep', () => {
+  it('the task that is being acknowledged stays its worker’s, and nobody waits [NEXT-42]', async () => {
+    const fence = await claimOne()
+    await fallSilent()
+    const first = await begin()
+    expect(await ackWith(first.db, fence)).toBe('Done')
+    expect(await sweepWith(impatient())).toEqual([])
+    await first.end('commit')
+    expect(await sweepWith(now())).toEqual([])
+    expect(await rowOf(database.sql, fence.id)).toMatchObject({ status: 'Done', attempts: 1, lock_by: worker })
+  })
+
+  it('the acknowledgement of a task that is being swept waits, and then changes nothing', async () => {
+    const fence = await claimOne()
+    await fallSilent()
+    const first = await begin()
+    expect(await sweepWith(first.db)).toEqual([fence.id])
+    const acknowledged = ackWith(now(), fence)
+    await waitingFor(database.sql, first)
+    await first.end('commit')
+    expect(await acknowledged).toBeUndefined()
+    expect(await rowOf(database.sql, fence.id)).toMatchObject({ status: 'Pending', attempts: 1, lock_by: null })
+  })
+
+  it('the acknowledgement counts after a sweep that was undone', async () => {
+    const fence = await claimOne()
+    await fallSilent()
+    const first = await begin()
+    await sweepWith(first.db)
+    const acknowledged = ackWith(now(), fence)
+    await waitingFor(database.sql, first)
+    await first.end('rollback')
+    expect(await acknowledged).toBe('Done')
+    expect(await rowOf(database.sql, fence.id)).toMatchObject({ status: 'Done', attempts: 1 })
+  })
+
+  it('what the answer says is what is stored, whoever comes first', async () => {
+    await fallSilent()
+    const sweeper = impatient()
+    for (let round = 0; round < 30; round++) {
+      await storeTasks(database.sql, 5, { queue })
+      const fences = await claimWith(now())
+      const entries = fences.map((fence) => ({ fence, outcome: done })).reverse()
+      const [written, swept] = await Promise.all([ack(now(), queue, worker, entries), sweepWith(sweeper)])
+      expect([...written.keys(), ...swept].toSorted()).toEqual(fences.map(({ id }) => id))
+      for (const id of written.keys()) expect(await rowOf(database.sql, id)).toMatchObject({ status: 'Done' })
+      for (const id of swept) expect(await rowOf(database.sql, id)).toMatchObject({ status: 'Pending', attempts: 1 })
+      await database.sql`delete from apalis.jobs`
+    }
+  })
+})
+
+describe('two sweeps', () => {
+  it('charge one attempt, and nobody waits', async () => {
+    const fence = await claimOne()
+    await fallSilent()
+    const first = await begin()
+    expect(await sweepWith(first.db)).toEqual([fence.id])
+    expect(await sweepWith(impatient())).toEqual([])
+    await first.end('commit')
+    expect(await sweepWith(now())).toEqual([])
+    expect(await rowOf(database.sql, fence.id)).toMatchObject({ status: 'Pending', attempts: 1 })
+  })
+})
+
+describe('a heartbeat and a sweep', () => {
+  it('a worker whose heartbeat is under way keeps its tasks, and nobody waits', async () => {
+    const fence = await claimOne()
+    await fallSilent()
+    const first = await begin()
+    expect(await heartbeat(first.db, queue, worker, leaseToken)).toEqual({ registered: true, owned: [fenceOf(fence)] })
+    expect(await sweepWith(impatient())).toEqual([])
+    await first.end('commit')
+    expect(await sweep(now(), queue, 60_000)).toEqual([])
+    expect(await rowOf(database.sql, fence.id)).toMatchObject({ status: 'Running', attempts: 0, lock_by: worker })
+  })
+
+  it('a worker whose tasks are being swept learns of it', async () => {
+    await claimOne()
+    await fallSilent()
+    const first = await begin()
+    await sweepWith(first.db)
+    const beat = heartbeat(now(), queue, worker, leaseToken)
+    await waitingFor(database.sql, first)
+    await first.end('commit')
+    expect(await beat).toMatchObject({ registered: true })
+    expect(await heartbeat(now(), queue, worker, leaseToken)).toEqual({ registered: true, owned: [] })
+  })
+})
+
+describe('a long transaction of a user that holds a task', () => {
+  const HOLD_TASK = `select from apalis.jobs where id = '${taskId(1)}' for update`
+
+  it('keeps neither heartbeat, claim, sweep nor mark of its worker waiting', async () => {
+    const fence = await claimOne()
+    await database.sql`update apalis.jobs set status = 'Queued'`
+    await storeTask(database.sql, { id: taskId(2), queue })
+    await fallSilent()
+    const held = await hold(database.sql, HOLD_TASK)
+    const db = impatient()
+    expect(await sweepWith(db)).toEqual([])
+    expect(await claimWith(db)).toMatchObject([{ id: taskId(2) }])
+    await markRunning(db, queue, worker, [fence])
+    expect(await heartbeat(db, queue, worker, leaseToken)).toMatchObject({ registered: true })
+    await held.release()
+    expect(await rowOf(database.sql, fence.id)).toMatchObject({ status: 'Queued', attempts: 0, lock_by: worker })
+    await markRunning(db, queue, worker, [fence])
+    expect(await rowOf(database.sql, fence.id)).toMatchObject({ status: 'Running', attempts: 0, lock_by: worker })
+  })
+
+  it('does not hide the other tasks of a dead worker', async () => {
+    await claimOne()
+    await storeTask(database.sql, { id: taskId(2), queue, status: 'Running', lockBy: worker })
+    await fallSilent()
+    const held = await hold(database.sql, HOLD_TASK)
+    expect(await sweepWith(impatient())).toEqual([taskId(2)])
+    await held.release()
+    expect(await sweepWith(now())).toEqual([taskId(1)])
+  })
+
+  it('does not keep a successor from the name; the task follows by its heartbeat', async () => {
+    const fence = await claimOne()
+    await fallSilent()
+    const held = await hold(database.sql, HOLD_TASK)
+    expect(await takeOver(impatient())).toEqual([])
+    await held.release()
+    expect(await heartbeat(now(), queue, worker, 'token of the successor')).toEqual({
+      registered: true,
+      owned: [fenceOf(fence)],
+    })
+  })
+
+  it('keeps the acknowledgement waiting, which then counts', async () => {
+    const fence = await claimOne()
+    const held = await hold(database.sql, HOLD_TASK)
+    const acknowledged = ackWith(now(), fence)
+    await waitingFor(database.sql, held)
+    await held.release()
+    expect(await acknowledged).toBe('Done')
+  })
+})
+
+describe('a takeover of the name and an acknowledgement', () => {
+  it('do not block each other when the acknowledgement comes first, and it counts [NEXT-07]', async () => {
+    const fence = await claimOne()
+    await fallSilent()
+    const first = await begin()
+    expect(await ackWith(first.db, fence)).toBe('Done')
+    expect(await takeOver(impatient())).toEqual([])
+    await first.end('commit')
+    expect(await rowOf(database.sql, fence.id)).toMatchObject({ status: 'Done', attempts: 1 })
+    expect(await workerRow(database.sql, worker, queue)).toMatchObject({ lease_token: 'token of the successor' })
+  })
+
+  it('do not deadlock when the takeover comes first: it gets the task, and the acknowledgement is stale [NEXT-07]', async () => {
+    const fence = await claimOne()
+    await fallSilent()
+    const first = await begin()
+    expect(await takeOver(first.db)).toEqual([fence.id])
+    const acknowledged = ackWith(now(), fence)
+    await waitingFor(database.sql, first)
+    await first.end('commit')
+    expect(await acknowledged).toBeUndefined()
+    expect(await rowOf(database.sql, fence.id)).toMatchObject({ status: 'Pending', attempts: 1, lock_by: null })
+  })
+})
+
+describe('a locked worker row', () => {
+  it('keeps no claim waiting while a sweep, a heartbeat or a takeover holds it', async () => {
+    await storeTask(database.sql, { id: taskId(1), queue })
+    const held = await hold(database.sql, `update apalis.workers set layers = 'changed' where id = '${worker}'`)
+    expect(await claimWith(impatient())).toHaveLength(1)
+    await held.release()
+  })
+
+  it('keeps no acknowledgement waiting, whoever holds it', async () => {
+    const fence = await claimOne()
+    const held = await hold(database.sql, `select from apalis.workers where id = '${worker}' for update`)
+    expect(await ackWith(impatient(), fence)).toBe('Done')
+    await held.release()
+  })
+
+  it('by a claim under way neither hides orphans nor keeps a heartbeat waiting', async () => {
+    await claimOne()
+    await fallSilent()
+    await storeTask(database.sql, { id: taskId(2), queue })
+    const first = await begin()
+    expect(await claimWith(first.db)).toMatchObject([{ id: taskId(2) }])
+    expect(await sweepWith(impatient())).toEqual([taskId(1)])
+    expect(await heartbeat(impatient(), queue, worker, leaseToken)).toMatchObject({ registered: true })
+    await first.end('rollback')
+  })
+})
+
+describe('the fence: after the earliest claim that can follow, the old acknowledgement changes nothing', () => {
+  /** Claims as soon as the database allows it. */
+  async function claimAgain(token = leaseToken): Promise<Fence> {
+    let again: Fence | undefined
+    await until(async () => ([again] = await claimWith(now(), token)).length > 0, 'the task is claimed again', 10_000)
+    return again as Fence
+  }
+
+  async function expectOldAckToBeStale(old: Fence, token?: string): Promise<void> {
+    const again = await claimAgain(token)
+    expect(again.id).toBe(old.id)
+    expect(fenceOf(again)).not.toEqual(fenceOf(old))
+    const before = await rowOf(database.sql, old.id)
+    expect(await ackWith(now(), old)).toBeUndefined()
+    expect(await rowOf(database.sql, old.id)).toEqual(before)
+    expect(await ackWith(now(), again)).toBe('Done')
+  }
+
+  it.each<[string, AckOutcome]>([
+    ['was deferred by nothing', { status: 'Pending', due: { delayMs: 0 } }],
+    ['was handed back', { status: 'Pending' }],
+  ])('of a task that %s', async (_, outcome) => {
+    const old = await claimOne()
+    expect(await ackWith(now(), old, outcome)).toBe('Pending')
+    await expectOldAckToBeStale(old)
+  })
+
+  it('of a task that failed and is due at once', async () => {
+    const old = await claimOne()
+    await ackWith(now(), old, { status: 'Failed', result: '{"Err":"x"}', due: { delayMs: 0 } })
+    await expectOldAckToBeStale(old)
+  })
+
+  it('of a task that an administrator retries with a larger budget', async () => {
+    const old = await claimOne()
+    await ackWith(now(), old, { status: 'Killed', result: '{"Err":"x"}' })
+    await database.sql`update apalis.jobs set status = 'Pending', max_attempts = max_attempts + 1, run_at = now(),
+      lock_by = null, lock_at = null, done_at = null`
+    await expectOldAckToBeStale(old)
+  })
+
+  it.each(['Queued', 'Running'])('of a %s task that was swept', async (status) => {
+    const old = await claimOne()
+    await database.sql`update apalis.jobs set status = ${status}`
+    await fallSilent()
+    expect(await sweepWith(now())).toEqual([old.id])
+    // Not to wait for the backoff of a charged task.
+    await database.sql`update apalis.jobs set run_at = now() where attempts > 0`
+    await expectOldAckToBeStale(old)
+  })
+
+  it.each(['Queued', 'Running'])('of a %s task that a successor of the same name took back', async (status) => {
+    const old = await claimOne()
+    await database.sql`update apalis.jobs set status = ${status}`
+    await fallSilent()
+    expect(await takeOver(now())).toEqual([old.id])
+    await database.sql`update apalis.jobs set run_at = now() where attempts > 0`
+    await expectOldAckToBeStale(old, 'token of the successor')
+  })
+})
+
+function fenceOf({ id, attempts, lockAt }: Fence): Fence {
+  return { id, attempts, lockAt }
+}
