@@ -8,6 +8,7 @@ import {
   databaseHint,
   isConnectionFailure,
   isDataError,
+  isPoolTimeout,
   isRefusedConnection,
   isTransient,
   serverError,
@@ -61,8 +62,9 @@ function drizzled(cause?: Error): Error {
   return new DrizzleQueryError('insert into "apalis"."jobs" values ($1)', ['secret'], cause)
 }
 
+/** Node begins the message with the system call that failed. */
 function systemError(code: string, message: string): Error {
-  return Object.assign(new Error(message), { code, errno: -1, syscall: 'connect' })
+  return Object.assign(new Error(message), { code, errno: -1, syscall: message.split(' ')[0] })
 }
 
 const SHAPES: [string, (fields?: Record<string, string>) => Error][] = [
@@ -125,6 +127,23 @@ describe('an error of the connection', () => {
     ['refused', systemError('ECONNREFUSED', 'connect ECONNREFUSED 127.0.0.1:5432'), true],
     ['not found', drizzled(systemError('ENOTFOUND', 'getaddrinfo ENOTFOUND db')), true],
     ['timed out before it was there', systemError('CONNECT_TIMEOUT', 'write CONNECT_TIMEOUT'), true],
+    ['to a host that is gone', drizzled(systemError('EHOSTUNREACH', 'connect EHOSTUNREACH 10.0.0.1:5432')), true],
+    ['whose host went away', drizzled(systemError('EHOSTUNREACH', 'read EHOSTUNREACH')), false],
+    ['of a postgres.js client that was ended', systemError('CONNECTION_ENDED', 'write CONNECTION_ENDED db:5432'), true],
+    ['of a pool that was ended', drizzled(new Error('Cannot use a pool after calling end on the pool')), true],
+    ['of a pool that had none free', drizzled(new Error('timeout exceeded when trying to connect')), true],
+    [
+      'of a pool that could not connect in time',
+      drizzled(
+        new Error('Connection terminated due to connection timeout', { cause: new Error('Connection terminated') }),
+      ),
+      true,
+    ],
+    [
+      'of a fetch',
+      drizzled(new TypeError('fetch failed', { cause: systemError('ECONNRESET', 'read ECONNRESET') })),
+      false,
+    ],
     ['reset', drizzled(systemError('ECONNRESET', 'read ECONNRESET')), false],
     ['broken pipe, whose code looks like an SQLSTATE', systemError('EPIPE', 'write EPIPE'), false],
     ['without anything', drizzled(), false],
@@ -157,12 +176,41 @@ describe('an error of the connection', () => {
     expect(error.cause).toMatchObject({ code: 'ECONNREFUSED' })
   })
 
+  it('is told from a pool without a free connection', () => {
+    expect(isPoolTimeout(drizzled(new Error('timeout exceeded when trying to connect')))).toBe(true)
+    expect(isPoolTimeout(drizzled(systemError('CONNECT_TIMEOUT', 'write CONNECT_TIMEOUT')))).toBe(false)
+    expect(isPoolTimeout(undefined)).toBe(false)
+  })
+
+  it.each([TypeError, RangeError, ReferenceError, SyntaxError])('is not a mistake in a program: %o', (Native) => {
+    expect(isConnectionFailure(new Native('db.insert is not a function'))).toBe(false)
+    expect(isConnectionFailure(drizzled(new Native('Invalid string length')))).toBe(false)
+  })
+
   it('is not one of the library itself', () => {
     expect(isConnectionFailure(new RowError('id', 'is no ULID'))).toBe(false)
   })
 })
 
 describe('databaseError', () => {
+  it.each([
+    [
+      '22P02',
+      'invalid input syntax for type integer: "secret\n    at secret"',
+      'invalid input syntax for type integer: "…"',
+    ],
+    ['22003', 'value "secret" is out of range for type integer', 'value "…" is out of range for type integer'],
+    ['22P02', 'malformed array literal: "{"secret"}"', 'malformed array literal: "…"'],
+    ['22P02', 'ungültige Eingabesyntax für Typ integer: »secret«', 'ungültige Eingabesyntax für Typ integer: "…"'],
+    ['23514', 'new row for relation "jobs" violates check constraint "c"', undefined],
+  ])('keeps the values out of what the server says with %s: %s', (code, message, shown = message) => {
+    const error = databaseError('pushing', drizzled(Object.assign(new Error(message), { code, severity: 'ERROR' })))
+    expect(error.message).toBe(`Database error while pushing (${code}): ${shown}.`)
+    const cause = error.cause as Error
+    expect(cause.stack).toContain('database-error.test.ts')
+    expect(inspect(error, { showHidden: true, depth: Infinity })).not.toContain('secret')
+  })
+
   it("passes the library's own errors through", () => {
     const error = new RowError('id', 'is no ULID')
     expect(databaseError('claiming', error)).toBe(error)

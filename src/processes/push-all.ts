@@ -1,25 +1,33 @@
-import type { TaskId } from '../vocabulary/errors.js'
-import type { Task } from '../vocabulary/task.js'
+import { weight } from '../vocabulary/batch.js'
+import { encodeTask, type EncodedTask, type Task } from '../vocabulary/task.js'
 
-const BATCH = 1_000
+const BATCH_TASKS = 1_000
+/** Below the bound of one statement, so that each batch is one. */
+const BATCH_BYTES = 4 * 1024 * 1024
 
 /** Pushes a series in batches; the next tasks are read only when a batch is stored, so memory stays flat. */
 export async function pushAll<Item extends Task>(
-  group: { pushTasks(tasks: Iterable<Task>): Promise<TaskId[]> },
+  group: { pushEncoded(tasks: readonly EncodedTask[]): Promise<void> },
   tasks: AsyncIterable<Item> | Iterable<Item>,
   check: (task: Item) => Task,
   signal: AbortSignal | undefined,
 ): Promise<number> {
   let stored = 0
-  let batch: Task[] = []
+  let batch: EncodedTask[] = []
+  let bytes = 0
   const flush = async () => {
     signal?.throwIfAborted()
-    stored += (await group.pushTasks(batch)).length
+    await group.pushEncoded(batch)
+    stored += batch.length
     batch = []
+    bytes = 0
   }
   for await (const task of tasks) {
-    batch.push(check(task))
-    if (batch.length === BATCH) await flush()
+    signal?.throwIfAborted()
+    const encoded = await encodeTask(check(task))
+    batch.push(encoded)
+    bytes += weight(encoded)
+    if (batch.length === BATCH_TASKS || bytes >= BATCH_BYTES) await flush()
   }
   if (batch.length > 0) await flush()
   return stored

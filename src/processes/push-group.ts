@@ -7,30 +7,19 @@
  *
  * Each promise gets its own outcome: stored, refused, or, when an answer was lost and could not be looked up, unknown.
  */
-import { storedIds } from '../statements/find-tasks.js'
-import { insertTasksAgain, insertTasksOutsideTx } from '../statements/insert-tasks.js'
-import { encodeBatch, refuseConflicts, weight } from '../vocabulary/batch.js'
-import {
-  databaseError,
-  isConnectionFailure,
-  isDataError,
-  isRefusedConnection,
-  isTransient,
-} from '../vocabulary/database-error.js'
+import { encodeBatch, isKeyed, refuseRepeatedIds, weight } from '../vocabulary/batch.js'
 import type { Db } from '../vocabulary/db.js'
-import { OutcomeUnknownError, PoolError } from '../vocabulary/errors.js'
-import type { TaskId } from '../vocabulary/errors.js'
-import { encodeTask } from '../vocabulary/task.js'
-import type { EncodedTask, Task } from '../vocabulary/task.js'
+import { isApalisError, PoolError, type TaskId } from '../vocabulary/errors.js'
+import { encodeTask, type EncodedTask, type Task } from '../vocabulary/task.js'
+import { within } from './deadlines.js'
+import { OPERATION, storeTasks, unknownOutcome } from './store-tasks.js'
 
 const MAX_ROWS = 500
 const MAX_BYTES = 4 * 1024 * 1024
-/** Milliseconds after which a push gives up. Drivers may wait for a free connection without limit. */
+/** After which a push gives up. Drivers may wait for a free connection without limit. */
 const DEADLINE_MS = 30_000
-/** Waits between attempts to learn what became of a lost answer, about as long as a server takes to restart. */
-const SETTLE_DELAYS_MS = [50, 200, 800, 2_000]
-const OPERATION = 'pushing tasks'
-const USE_TX = 'If this was called inside db.transaction, use pushWithTx or pushTaskWithTx with the transaction.'
+/** After which a group no longer holds up the next: its connection may be dead, or a transaction may keep the last one. */
+const PATIENCE_MS = 1_000
 
 const groups = new WeakMap<object, PushGroup>()
 
@@ -43,14 +32,13 @@ export function pushGroup(db: Db): PushGroup {
 
 interface Entry {
   readonly task: EncodedTask
-  readonly resolve: (id: TaskId) => void
+  readonly resolve: () => void
   readonly reject: (error: unknown) => void
-  /** Whether a statement with this task may have reached the server. */
-  sent: boolean
 }
 
 export class PushGroup {
-  #waiting: Entry[] = []
+  /** In the order of their arrival. */
+  readonly #waiting = new Set<Entry>()
   #flushing = false
 
   constructor(
@@ -64,79 +52,81 @@ export class PushGroup {
    * @throws {InvalidArgumentError} `INVALID_ARGUMENT` before any SQL.
    * @throws {IdempotencyConflictError} `IDEMPOTENCY_CONFLICT`
    * @throws {PoolError} `POOL` when no connection became free within 30 s.
-   * @throws {OutcomeUnknownError} `OUTCOME_UNKNOWN` when the answer was lost and the task could not be looked up.
+   * @throws {OutcomeUnknownError} `OUTCOME_UNKNOWN` when there was no answer within 30 s, or it was lost and the task could not be looked up.
    * @throws {DatabaseError} `DATABASE`
    */
   async pushTask(task: Task): Promise<TaskId> {
-    const encoding = encodeTask(task)
-    const encoded = encoding instanceof Promise ? await encoding : encoding
-    if (encoded.idGiven || encoded.idempotencyKey !== null) {
-      await this.#storeTogether([[encoded]])
-      return encoded.id
-    }
-    return this.#join(encoded)
+    const encoded = await encodeTask(task)
+    if (encoded.idGiven || isKeyed(encoded)) await this.#storeAlone([encoded])
+    else await this.#storeGrouped(encoded)
+    return encoded.id
   }
 
   /** Stores all tasks or none. Errors as for `pushTask`. */
   async pushTasks(tasks: Iterable<Task>): Promise<TaskId[]> {
-    const { encoded, statements } = await encodeBatch(tasks)
-    if (encoded.length > 0) await this.#storeTogether(statements)
+    const encoded = await encodeBatch(tasks)
+    await this.pushEncoded(encoded)
     return encoded.map(({ id }) => id)
   }
 
-  #join(task: EncodedTask): Promise<TaskId> {
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.#expire(entry), this.deadlineMs)
-      const settled = <Value>(settle: (value: Value) => void) => {
-        return (value: Value) => {
-          clearTimeout(timer)
-          settle(value)
-        }
-      }
-      const entry: Entry = { task, resolve: settled(resolve), reject: settled(reject), sent: false }
-      this.#waiting.push(entry)
-      if (!this.#flushing) void this.#flush()
+  /** As `pushTasks`, for tasks that are encoded already. */
+  async pushEncoded(tasks: readonly EncodedTask[]): Promise<void> {
+    refuseRepeatedIds(tasks)
+    if (tasks.length > 0) await this.#storeAlone(tasks)
+  }
+
+  #storeAlone(tasks: readonly EncodedTask[]): Promise<void> {
+    return within(this.deadlineMs, storeTasks(this.db, tasks), () => {
+      throw this.#noAnswer(tasks)
     })
   }
 
-  #expire(entry: Entry): void {
-    this.#waiting = this.#waiting.filter((waiting) => waiting !== entry)
-    entry.reject(
-      entry.sent ? unknownOutcome([entry.task], undefined, USE_TX) : new PoolError(OPERATION, this.deadlineMs),
-    )
+  #storeGrouped(task: EncodedTask): Promise<void> {
+    let entry: Entry | undefined
+    const outcome = new Promise<void>((resolve, reject) => this.#join((entry = { task, resolve, reject })))
+    return within(this.deadlineMs, outcome, () => {
+      const neverSent = entry !== undefined && this.#waiting.delete(entry)
+      throw neverSent ? new PoolError(OPERATION, this.deadlineMs) : this.#noAnswer([task])
+    })
+  }
+
+  #noAnswer(tasks: readonly EncodedTask[]): Error {
+    const hint = `There was no answer within ${this.deadlineMs} ms, and the statement may still be executed. If this was called inside db.transaction, which can hold the last connection of the pool, call pushWithTx or pushTaskWithTx with the transaction.`
+    return unknownOutcome(tasks, undefined, hint)
+  }
+
+  #join(entry: Entry): void {
+    this.#waiting.add(entry)
+    if (!this.#flushing) void this.#flush()
   }
 
   async #flush(): Promise<void> {
     this.#flushing = true
-    while (this.#waiting.length > 0) await this.#store(this.#nextGroup())
+    while (this.#waiting.size > 0) await within(PATIENCE_MS, this.#store(this.#nextGroup()), () => undefined)
     this.#flushing = false
   }
 
   #nextGroup(): Entry[] {
+    const group: Entry[] = []
     let bytes = 0
-    const end = this.#waiting.findIndex(({ task }, index) => {
-      bytes += weight(task)
-      return index > 0 && (index === MAX_ROWS || bytes > MAX_BYTES)
-    })
-    return this.#waiting.splice(0, end === -1 ? this.#waiting.length : end)
+    for (const entry of this.#waiting) {
+      bytes += weight(entry.task)
+      if (group.length === MAX_ROWS || (group.length > 0 && bytes > MAX_BYTES)) break
+      this.#waiting.delete(entry)
+      group.push(entry)
+    }
+    return group
   }
 
   /** Settles every entry; never rejects. */
-  async #store(entries: readonly Entry[], retry = true): Promise<void> {
+  async #store(entries: readonly Entry[]): Promise<void> {
     const tasks = entries.map(({ task }) => task)
-    for (const entry of entries) entry.sent = true
     try {
-      await insertTasksOutsideTx(this.db, tasks)
-      // Without keys nothing is left out: the statement stores all rows or fails.
-      for (const { task, resolve } of entries) resolve(task.id)
+      await storeTasks(this.db, tasks)
+      for (const { resolve } of entries) resolve()
     } catch (error) {
-      if (isTransient(error) && retry) return this.#store(entries, false)
-      if (isDataError(error) && entries.length > 1) return this.#storeApart(entries)
-      const outcome = isLost(error) ? await this.#settle([tasks], error) : databaseError(OPERATION, error)
-      for (const { task, resolve, reject } of entries) {
-        if (outcome === 'stored') resolve(task.id)
-        else reject(outcome)
-      }
+      if (entries.length > 1 && isRefusedRow(error)) return this.#storeApart(entries)
+      for (const { task, reject } of entries) reject(ownError(task, error))
     }
   }
 
@@ -146,85 +136,14 @@ export class PushGroup {
     await this.#store(entries.slice(0, middle))
     await this.#store(entries.slice(middle))
   }
-
-  /** All of the tasks or none, with the deadline. */
-  async #storeTogether(statements: readonly (readonly EncodedTask[])[]): Promise<void> {
-    const tasks = statements.flat()
-    let timer: ReturnType<typeof setTimeout> | undefined
-    const expired = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(unknownOutcome(tasks, undefined, USE_TX)), this.deadlineMs)
-    })
-    try {
-      await Promise.race([this.#storeBatch(statements), expired])
-    } finally {
-      clearTimeout(timer)
-    }
-  }
-
-  async #storeBatch(statements: readonly (readonly EncodedTask[])[], retry = true): Promise<void> {
-    try {
-      await this.#inOneTransaction(statements, insertTasksOutsideTx)
-    } catch (error) {
-      if (isTransient(error) && retry) return this.#storeBatch(statements, false)
-      if (!isLost(error)) throw databaseError(OPERATION, error)
-      const outcome = await this.#settle(statements, error)
-      if (outcome !== 'stored') throw outcome
-    }
-  }
-
-  async #inOneTransaction(
-    statements: readonly (readonly EncodedTask[])[],
-    insert: (db: Db, tasks: readonly EncodedTask[]) => Promise<Set<string>>,
-  ): Promise<void> {
-    const tasks = statements.flat()
-    const insertAll = async (db: Db) => {
-      const stored = new Set<string>()
-      for (const group of statements) for (const id of await insert(db, group)) stored.add(id)
-      refuseConflicts(tasks, stored)
-    }
-    // One statement is atomic by itself, unless a key may be refused and its neighbours have to be undone.
-    const [only] = statements
-    const needsUndo = tasks.length > 1 && tasks.some((task) => task.idempotencyKey !== null)
-    if (statements.length === 1 && only !== undefined && !needsUndo) return insertAll(this.db)
-    await this.db.transaction((tx: Db) => insertAll(tx))
-  }
-
-  /**
-   * The connection broke while the statement was under way. The same ids are inserted once more, which waits for a first
-   * attempt that still runs, and then looked up by a statement of its own: the first one's snapshot is too old.
-   */
-  async #settle(statements: readonly (readonly EncodedTask[])[], lost: unknown): Promise<'stored' | Error> {
-    const tasks = statements.flat()
-    // A stored task with a chosen id may be somebody else's.
-    if (tasks.some(({ idGiven }) => idGiven)) return unknownOutcome(tasks, lost)
-    for (const delayMs of SETTLE_DELAYS_MS) {
-      await new Promise((resolve) => setTimeout(resolve, delayMs))
-      try {
-        await this.#inOneTransaction(statements, insertOrFind)
-        return 'stored'
-      } catch (error) {
-        if (!isConnectionFailure(error)) return databaseError(OPERATION, error)
-      }
-    }
-    return unknownOutcome(tasks, lost)
-  }
 }
 
-async function insertOrFind(db: Db, tasks: readonly EncodedTask[]): Promise<Set<string>> {
-  await insertTasksAgain(db, tasks)
-  return storedIds(
-    db,
-    tasks.map(({ id }) => id),
-  )
+/** Whether the server refused a value (classes 22, 23 and 44), or a trigger of the application did (P0), so that other tasks may pass. */
+function isRefusedRow(error: unknown): boolean {
+  return isApalisError(error, 'DATABASE') && /^(22|23|44|P0)/.test(error.sqlState ?? '')
 }
 
-/** Whether the statement may have been executed although it failed. */
-function isLost(error: unknown): boolean {
-  return isConnectionFailure(error) && !isRefusedConnection(error)
-}
-
-function unknownOutcome(tasks: readonly EncodedTask[], cause: unknown, hint?: string): OutcomeUnknownError {
-  const ids = tasks.map(({ id }) => id) as [TaskId, ...TaskId[]]
-  const error = cause === undefined ? undefined : databaseError(OPERATION, cause)
-  return new OutcomeUnknownError(OPERATION, ids, error, hint)
+/** An unknown outcome names the task of its promise alone. */
+function ownError(task: EncodedTask, error: unknown): unknown {
+  return isApalisError(error, 'OUTCOME_UNKNOWN') ? unknownOutcome([task], error.cause) : error
 }

@@ -1,12 +1,10 @@
 /** The outbox: tasks inserted in the caller's own transaction, so that they exist exactly when its other writes do. */
 import { insertTasks } from '../statements/insert-tasks.js'
+import { encodeBatch, inStatements, isKeyed, refuseConflicts } from '../vocabulary/batch.js'
 import { databaseError } from '../vocabulary/database-error.js'
-import { transaction } from '../vocabulary/db.js'
-import type { Db, PgTx } from '../vocabulary/db.js'
+import { transaction, type Db, type PgTx } from '../vocabulary/db.js'
 import type { TaskId } from '../vocabulary/errors.js'
-import { encodeBatch, refuseConflicts } from '../vocabulary/batch.js'
-import { encodeTask } from '../vocabulary/task.js'
-import type { EncodedTask, Task } from '../vocabulary/task.js'
+import { encodeTask, type EncodedTask, type Task } from '../vocabulary/task.js'
 
 /** What to do with a task whose idempotency key is taken. Without it the push throws. */
 export interface OnConflict {
@@ -33,12 +31,8 @@ export function pushTaskWithTx(tx: PgTx, task: Task): Promise<TaskId>
 export function pushTaskWithTx(tx: PgTx, task: Task, options: OnConflict): Promise<TaskId | undefined>
 export async function pushTaskWithTx(tx: PgTx, task: Task, options?: OnConflict): Promise<TaskId | undefined> {
   const db = transaction(tx, 'pushTaskWithTx')
-  const encoding = encodeTask(task)
-  const encoded = encoding instanceof Promise ? await encoding : encoding
-  const stored = await insert(db, [encoded])
-  if (stored.has(encoded.id)) return encoded.id
-  if (options?.onConflict !== 'doNothing') refuseConflicts([encoded], stored)
-  return undefined
+  const [id] = await store(db, [await encodeTask(task)], options)
+  return id
 }
 
 /**
@@ -58,30 +52,34 @@ export async function pushTasksWithTx(
   options?: OnConflict,
 ): Promise<(TaskId | undefined)[]> {
   const db = transaction(tx, 'pushTasksWithTx')
-  const { encoded, statements } = await encodeBatch(tasks)
-  if (options?.onConflict === 'doNothing') {
-    const stored = await insertAll(db, statements)
-    return encoded.map(({ id }) => (stored.has(id) ? id : undefined))
-  }
-  // Only a key can be refused, and only a batch can be stored in part: nothing else needs a savepoint.
-  if (encoded.length > 1 && encoded.some((task) => task.idempotencyKey !== null)) {
-    await db.transaction(async (savepoint: Db) => refuseConflicts(encoded, await insertAll(savepoint, statements)))
-  } else {
-    refuseConflicts(encoded, await insertAll(db, statements))
-  }
-  return encoded.map(({ id }) => id)
+  return store(db, await encodeBatch(tasks), options)
 }
 
-async function insertAll(db: Db, statements: readonly (readonly EncodedTask[])[]): Promise<Set<string>> {
-  const stored = new Set<string>()
-  for (const tasks of statements) for (const id of await insert(db, tasks)) stored.add(id)
-  return stored
-}
-
-async function insert(db: Db, tasks: readonly EncodedTask[]): Promise<Set<string>> {
+async function store(
+  tx: Db,
+  tasks: readonly EncodedTask[],
+  options: OnConflict | undefined,
+): Promise<(TaskId | undefined)[]> {
   try {
-    return await insertTasks(db, tasks)
+    const stored = await (options?.onConflict === 'doNothing' ? insert(tx, tasks) : insertAllOrNone(tx, tasks))
+    return tasks.map(({ id }) => (stored.has(id) ? id : undefined))
   } catch (error) {
     throw databaseError('inserting tasks in a transaction', error)
   }
+}
+
+async function insertAllOrNone(tx: Db, tasks: readonly EncodedTask[]): Promise<Set<string>> {
+  const insertOrRefuse = async (db: Db) => {
+    const stored = await insert(db, tasks)
+    refuseConflicts(tasks, ({ id }) => !stored.has(id))
+    return stored
+  }
+  // Only a key can be refused, and only a batch can be stored in part: nothing else needs a savepoint.
+  return tasks.length > 1 && tasks.some(isKeyed) ? tx.transaction(insertOrRefuse) : insertOrRefuse(tx)
+}
+
+async function insert(tx: Db, tasks: readonly EncodedTask[]): Promise<Set<string>> {
+  const stored = new Set<string>()
+  for (const statement of inStatements(tasks)) for (const id of await insertTasks(tx, statement)) stored.add(id)
+  return stored
 }

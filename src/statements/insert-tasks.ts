@@ -1,10 +1,10 @@
-import { isNotNull, sql } from 'drizzle-orm'
-import type { SQL } from 'drizzle-orm'
+import { and, isNotNull, notExists, sql, type SQL } from 'drizzle-orm'
 import { integer, text, timestamp } from 'drizzle-orm/pg-core'
 import { apalis, bytea, jsonb } from '../schema.js'
 import { arrayLiteral, bytesArrayLiteral } from '../vocabulary/array-literal.js'
-import { prepared } from '../vocabulary/db.js'
-import type { Db } from '../vocabulary/db.js'
+import { isKeyed } from '../vocabulary/batch.js'
+import { prepared, type Db } from '../vocabulary/db.js'
+import { keyParameters, tasksWithTakenKey } from '../vocabulary/taken-keys.js'
 import type { EncodedTask } from '../vocabulary/task.js'
 
 /**
@@ -30,37 +30,38 @@ const newJobs = apalis.table('jobs', {
  * @returns The ids that were stored.
  */
 export async function insertTasks(tx: Db, tasks: readonly EncodedTask[]): Promise<Set<string>> {
-  return ids(await prepared(tx, insertStatement).execute(parameters(tasks)))
+  const rows = await prepared(tx, insertUnlessKeyTaken).execute(parameters(tasks))
+  return new Set(rows.map((row) => row.id))
 }
 
 /**
- * The same on a connection of the library's own choice: a statement that meets another session's uncommitted key gives
- * up after two seconds (55P03) instead of waiting for as long as that session likes.
+ * Inserts all tasks or none, on a connection of the library's own choice. It gives up after two seconds (55P03) when it
+ * meets another session's uncommitted key, instead of waiting for as long as that session likes.
+ *
+ * @param tasks - In the order of their keys.
+ * @returns Whether they were stored; `false` when a key is taken.
+ * @throws 23505 when a key was taken just now, or stands twice among the tasks, and when an id is stored already.
  */
-export async function insertTasksOutsideTx(db: Db, tasks: readonly EncodedTask[]): Promise<Set<string>> {
-  return ids(await prepared(db, insertWithLockTimeout).execute(parameters(tasks)))
+export async function insertAllTasks(db: Db, tasks: readonly EncodedTask[]): Promise<boolean> {
+  const rows = tasks.some(isKeyed)
+    ? await prepared(db, insertIfKeysAreFree).execute({ ...parameters(tasks), ...keyParameters(tasks) })
+    : await prepared(db, insertAll).execute(parameters(tasks))
+  return rows.length > 0
 }
 
-/**
- * The same after the answer of a first attempt was lost. Ids that are stored by now are left out as well; the primary
- * key makes the statement wait for a first attempt that is still under way.
- */
-export async function insertTasksAgain(db: Db, tasks: readonly EncodedTask[]): Promise<Set<string>> {
-  return ids(await prepared(db, insertAgain).execute(parameters(tasks)))
-}
-
-const insertStatement = (db: Db) => insertUnlessKeyTaken(db, undefined)
-const insertWithLockTimeout = (db: Db) => insertUnlessKeyTaken(db, LOCK_TIMEOUT)
-const insertAgain = (db: Db) => insertFrom(db, LOCK_TIMEOUT).onConflictDoNothing().returning({ id: newJobs.id })
-
-function insertUnlessKeyTaken(db: Db, condition: SQL | undefined) {
-  return insertFrom(db, condition)
+const insertUnlessKeyTaken = (db: Db) =>
+  insertFrom(db, undefined)
     .onConflictDoNothing({
       target: [newJobs.jobType, newJobs.idempotencyKey],
       where: isNotNull(newJobs.idempotencyKey),
     })
     .returning({ id: newJobs.id })
-}
+
+const insertAll = (db: Db) => insertFrom(db, LOCK_TIMEOUT).returning({ id: newJobs.id })
+
+/** Looks before it inserts, because an error stands in the server's log; the unique index still decides. */
+const insertIfKeysAreFree = (db: Db) =>
+  insertFrom(db, and(LOCK_TIMEOUT, notExists(tasksWithTakenKey(db)))).returning({ id: newJobs.id })
 
 /** Arrays and not a list of rows: one constant text for any number of tasks, and few parameters. */
 function insertFrom(db: Db, condition: SQL | undefined) {
@@ -104,8 +105,4 @@ function parameters(tasks: readonly EncodedTask[]): Record<string, string> {
     metadata: arrayLiteral(tasks.map((task) => task.metadata)),
     idempotencyKey: arrayLiteral(tasks.map((task) => task.idempotencyKey)),
   }
-}
-
-function ids(rows: readonly { id: string }[]): Set<string> {
-  return new Set(rows.map((row) => row.id))
 }

@@ -1,77 +1,83 @@
-/** Many tasks pushed together: checked as a whole, cut into statements of bounded size, judged by what was stored. */
+/** Many tasks pushed together: checked as a whole, cut into statements of bounded size, refused as a whole. */
 import { IdempotencyConflictError, InvalidArgumentError } from './errors.js'
-import { encodeTask } from './task.js'
-import type { EncodedTask, Task } from './task.js'
+import { encodeTask, type EncodedTask, type Task } from './task.js'
 
-/** Bounds of one INSERT. A statement of hundreds of megabytes takes the server seconds and the process gigabytes. */
-const MAX_ROWS = 5_000
-const MAX_BYTES = 8 * 1024 * 1024
-
-export interface Batch {
-  /** In the order of the tasks. */
-  readonly encoded: readonly EncodedTask[]
-  /** The same, in groups that each fit one statement. */
-  readonly statements: readonly (readonly EncodedTask[])[]
-}
+/** Of one INSERT. A statement of hundreds of megabytes takes the server seconds and this process gigabytes. */
+const MAX_STATEMENT_BYTES = 8 * 1024 * 1024
+/** What a row adds beside the texts of unbounded length. */
+const ROW_BYTES = 100
 
 /** Checks and encodes every task before the first SQL. */
-export async function encodeBatch(tasks: Iterable<Task>): Promise<Batch> {
+export async function encodeBatch(tasks: Iterable<Task>): Promise<EncodedTask[]> {
   const encoded: EncodedTask[] = []
   for (const task of tasks) {
     const encoding = encodeTask(task)
     encoded.push(encoding instanceof Promise ? await encoding : encoding)
   }
   refuseRepeatedIds(encoded)
-  return { encoded, statements: statements(encoded) }
+  return encoded
 }
 
-/** The bytes a task adds to a statement, about. */
-export function weight(task: EncodedTask): number {
-  return task.job.length + task.metadata.length + (task.idempotencyKey?.length ?? 0)
-}
-
-/** @throws {IdempotencyConflictError} when not every task of the push was stored; names the keys of the first queue concerned. */
-export function refuseConflicts(tasks: readonly EncodedTask[], stored: ReadonlySet<string>): void {
-  const refused = tasks.filter((task) => !stored.has(task.id))
-  const [first] = refused
-  if (first === undefined) return
-  const keys = refused.filter((task) => task.queue === first.queue).map((task) => task.idempotencyKey)
-  const distinct = [...new Set(keys.filter((key) => key !== null))]
-  throw new IdempotencyConflictError(first.queue, distinct, refused.length, tasks.length)
-}
-
-function refuseRepeatedIds(tasks: readonly EncodedTask[]): void {
+/** Repeated keys are a conflict like any other; a repeated id would be an error of the database, which aborts the transaction. */
+export function refuseRepeatedIds(tasks: readonly EncodedTask[]): void {
   const given = new Set<string>()
   for (const { id, idGiven } of tasks) {
     if (!idGiven) continue
-    if (given.has(id))
+    if (given.has(id)) {
       throw new InvalidArgumentError('id', `${id} stands twice in one batch. Ids are unique over all queues.`)
+    }
     given.add(id)
   }
 }
 
-function statements(tasks: readonly EncodedTask[]): EncodedTask[][] {
+/** The bytes a task adds to a statement, about: the payload goes as hexadecimal digits. */
+export function weight(task: EncodedTask): number {
+  return ROW_BYTES + 2 * task.job.length + task.metadata.length + (task.idempotencyKey?.length ?? 0)
+}
+
+/** The tasks in groups that each fit one statement, in the order of their keys. */
+export function inStatements(tasks: readonly EncodedTask[]): readonly (readonly EncodedTask[])[] {
   const groups: EncodedTask[][] = []
-  let bytes = 0
+  let bytes = Infinity
   for (const task of inKeyOrder(tasks)) {
-    const last = groups.at(-1)
-    if (last === undefined || last.length === MAX_ROWS || bytes + weight(task) > MAX_BYTES) {
-      groups.push([task])
+    bytes += weight(task)
+    if (bytes > MAX_STATEMENT_BYTES) {
+      groups.push([])
       bytes = weight(task)
-    } else {
-      last.push(task)
-      bytes += weight(task)
     }
+    groups.at(-1)?.push(task)
   }
   return groups
 }
 
-/** Across statements too the keys are taken in one order, or two large batches could deadlock. */
+/** All take their keys in one order, also across statements: two batches in opposite order would deadlock. */
 function inKeyOrder(tasks: readonly EncodedTask[]): readonly EncodedTask[] {
-  if (!tasks.some((task) => task.idempotencyKey !== null)) return tasks
-  return [...tasks].sort((a, b) => compare(a.queue, b.queue) || compare(a.idempotencyKey ?? '', b.idempotencyKey ?? ''))
+  if (!tasks.some(isKeyed)) return tasks
+  return tasks.toSorted((a, b) => compare(a.queue, b.queue) || compare(a.idempotencyKey ?? '', b.idempotencyKey ?? ''))
 }
 
 function compare(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0
+}
+
+export function isKeyed(task: EncodedTask): boolean {
+  return task.idempotencyKey !== null
+}
+
+/** The tasks whose key an earlier one of the same batch has. */
+export function repeatingKeys(tasks: readonly EncodedTask[]): EncodedTask[] {
+  const keys = new Set<string>()
+  return tasks.filter(
+    (task) => isKeyed(task) && keys.size === keys.add(JSON.stringify([task.queue, task.idempotencyKey])).size,
+  )
+}
+
+/** @throws {IdempotencyConflictError} if a task was refused; names the keys of the first queue concerned. */
+export function refuseConflicts(tasks: readonly EncodedTask[], isRefused: (task: EncodedTask) => boolean): void {
+  const refused = tasks.filter(isRefused)
+  const [first] = refused
+  if (first === undefined) return
+  const keys = refused.filter(({ queue }) => queue === first.queue).map(({ idempotencyKey }) => idempotencyKey)
+  const distinct = [...new Set(keys.filter((key) => key !== null))]
+  throw new IdempotencyConflictError(first.queue, distinct, refused.length, tasks.length)
 }

@@ -60,7 +60,8 @@ export function isRefusedConnection(error: unknown): boolean {
 
 /** CONNECT_TIMEOUT and CONNECTION_ENDED are codes of postgres.js; node-postgres has messages only. */
 const NOT_CONNECTED_CODES = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'CONNECT_TIMEOUT', 'CONNECTION_ENDED', '57P03']
-const NOT_CONNECTED = /^(Connection terminated due to connection timeout|Cannot use a pool after calling end on the pool)$/
+const NOT_CONNECTED =
+  /^(Connection terminated due to connection timeout|Cannot use a pool after calling end on the pool)$/
 
 /** Whether the pool of node-postgres had no free connection within its `connectionTimeoutMillis`. Other drivers wait without limit. */
 export function isPoolTimeout(error: unknown): boolean {
@@ -112,15 +113,31 @@ function safeCause(error: unknown): Error {
   const links = causes(error)
   const deepest = links.at(-1)
   const server = serverError(error)
-  const cause = new Error(server?.message ?? reason(deepest) ?? 'the driver threw no error object')
+  const cause = new Error(
+    server === undefined ? (reason(deepest) ?? 'the driver threw no error object') : shown(server),
+  )
   cause.name = server === undefined ? (deepest?.name ?? 'Error') : 'PostgresError'
-  if (deepest?.stack !== undefined) cause.stack = deepest.stack
+  cause.stack = [`${cause.name}: ${cause.message}`, ...framesOf(deepest)].join('\n')
   const code = server?.code ?? (deepest as { code?: unknown } | undefined)?.code
   return Object.assign(cause, {
     ...(typeof code === 'string' && { code }),
     ...(server?.constraint !== undefined && { constraint: server.constraint }),
     ...(server?.table !== undefined && { table: server.table }),
   })
+}
+
+/** The server's message. Of a value that a type cannot take (class 22) it quotes the value: `invalid input syntax for type integer: "…"`. */
+function shown({ code, message }: ServerError): string {
+  return code.startsWith('22') ? message.replace(/["„“«»].*["”“«»]/s, '"…"') : message
+}
+
+/** A stack begins with the message, which may have lines that look like frames. */
+function framesOf(error: Error | undefined): string[] {
+  const { message = '', stack = '' } = error ?? {}
+  return stack
+    .slice(stack.indexOf(message) + message.length)
+    .split('\n')
+    .filter((line) => /^ {4}at /.test(line))
 }
 
 /** The message; for a host with several addresses, of which none answered, the messages of all attempts. */

@@ -69,3 +69,9 @@ export async function workerRow(sql: Sql, id: string, queue: string): Promise<Ro
 export async function clearTasks(sql: Sql): Promise<void> {
   await sql.unsafe('delete from apalis.jobs; delete from apalis.workers')
 }
+
+/** The ids of a queue's tasks. */
+export async function storedIn(sql: Sql, queue: string): Promise<string[]> {
+  const rows = await sql<{ id: string }[]>`select id from apalis.jobs where job_type = ${queue}`
+  return rows.map(({ id }) => id)
+}
