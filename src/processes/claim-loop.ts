@@ -3,21 +3,34 @@
  * worker row and fill the database with multixacts.
  *
  * - full: there is no room. Waits until `wake` says that there may be.
- * - busy: a look brought as many tasks as there was room for. Looks again as soon as there is room.
- * - pausing: a look brought fewer, so no more were due. Waits, 2 ms after found work and longer each time up to a second;
- *   that there is more room does not shorten it.
+ * - busy: a claim brought as many tasks as there was room for. Claims again as soon as there is room.
+ * - pausing: a claim brought fewer, so no more were due. Waits for the poll backoff, for the next task to become due, or
+ *   for a hint, whichever comes first; that there is more room does not shorten it. A hint causes one claim and leaves the
+ *   backoff as it is, so that many idle workers do not pounce on every new task; only found work resets it.
  * - failing: a look failed. Waits, longer each time.
+ *
+ * An idle worker, whose polls are far apart, asks when the next task is due instead of claiming: one read that tells both
+ * whether to claim and when to look again.
  */
-import { firstPoll, nextPoll, withJitter } from '../vocabulary/poll-backoff.js'
+import { firstPoll, nextPoll, withJitter, type Poll, type PollInterval } from '../vocabulary/poll-backoff.js'
 import { Wakeup } from './wakeup.js'
 
+const FIRST_FAILURE_MS = 100
 const MAX_FAILURE_BACKOFF_MS = 5_000
+/** Polls this far apart need to know when the next task is due; closer ones find it soon enough. */
+const IDLE_MS = 250
+/** A timer may fire a little early, and the task is not due before its time by the database's clock. */
+const TIMER_MARGIN_MS = 1
 
 export interface ClaimLoopHooks {
   /** How many more tasks there is room for. */
   room(): number
   /** Claims up to `limit` tasks. @returns How many. */
   claim(limit: number): Promise<number>
+  /** Milliseconds until the next task is due; `undefined` when none waits. */
+  nextDueMs(): Promise<number | undefined>
+  /** Whether new tasks are announced. */
+  listening(): boolean
   /** Whether the next look should come at once. */
   hurried(): boolean
   onFailure(error: unknown): void
@@ -26,10 +39,11 @@ export interface ClaimLoopHooks {
 export class ClaimLoop {
   readonly #wakeup = new Wakeup()
   readonly #running: Promise<void>
+  #hinted = false
   #stopped = false
 
   constructor(
-    private readonly pollIntervalMs: number,
+    private readonly interval: PollInterval,
     private readonly hooks: ClaimLoopHooks,
   ) {
     this.#running = this.#run()
@@ -37,6 +51,12 @@ export class ClaimLoop {
 
   /** Tells that there may be room, or a hurry. */
   wake(): void {
+    this.#wakeup.wake()
+  }
+
+  /** Tells that there may be a new task. */
+  hint(): void {
+    this.#hinted = true
     this.#wakeup.wake()
   }
 
@@ -48,8 +68,9 @@ export class ClaimLoop {
   }
 
   async #run(): Promise<void> {
-    let poll = firstPoll(this.pollIntervalMs)
-    let failureMs = poll.delayMs
+    let poll = firstPoll(this.interval)
+    let failureMs = FIRST_FAILURE_MS
+    let look: 'claim' | 'ask' = 'claim'
     while (!this.#stopped) {
       const room = this.hooks.room()
       if (room <= 0) {
@@ -57,25 +78,55 @@ export class ClaimLoop {
         continue
       }
       try {
-        const found = await this.hooks.claim(room)
-        failureMs = this.pollIntervalMs
-        if (found === room) continue
-        poll = nextPoll(poll, found > 0)
-        await this.#pause(poll.delayMs, () => this.hooks.hurried())
+        const ask = look === 'ask' && !this.#hurried()
+        let dueMs = ask ? await this.hooks.nextDueMs() : 0
+        if (dueMs !== undefined && dueMs <= 0) {
+          const hinted = this.#takeHint()
+          const found = await this.hooks.claim(room)
+          failureMs = FIRST_FAILURE_MS
+          if (found === room) continue
+          poll = nextPoll(poll, this.interval, found > 0, this.hooks.listening())
+          const isIdle = poll.delayMs >= IDLE_MS && found === 0
+          dueMs = (isIdle || hinted) && !ask && !this.#hurried() ? await this.hooks.nextDueMs() : undefined
+        } else {
+          poll = nextPoll(poll, this.interval, false, this.hooks.listening())
+        }
+        look = await this.#pause(poll, dueMs)
       } catch (error) {
         this.hooks.onFailure(error)
         failureMs = Math.min(failureMs * 2, MAX_FAILURE_BACKOFF_MS)
-        await this.#pause(failureMs)
+        await this.#wait(failureMs, () => false)
       }
     }
   }
 
-  async #pause(ms: number, cutShort: () => boolean = () => false): Promise<void> {
-    const until = performance.now() + withJitter(ms, Math.random())
+  /** @param dueMs - 0 or less for a task that is due and was not claimed, because a transaction holds it: that is no reason to hurry. */
+  async #pause(poll: Poll, dueMs: number | undefined): Promise<'claim' | 'ask'> {
+    const pollMs = withJitter(poll.delayMs, Math.random())
+    if (dueMs !== undefined && dueMs > 0 && dueMs <= pollMs) {
+      await this.#wait(dueMs + TIMER_MARGIN_MS, () => this.#hurried())
+      return 'claim'
+    }
+    await this.#wait(pollMs, () => this.#hurried())
+    return poll.delayMs >= IDLE_MS && !this.#hinted ? 'ask' : 'claim'
+  }
+
+  async #wait(ms: number, cutShort: () => boolean): Promise<void> {
+    const until = performance.now() + ms
     while (!this.#stopped && !cutShort()) {
       const left = until - performance.now()
       if (left <= 0) return
       await this.#wakeup.wait(left)
     }
+  }
+
+  #hurried(): boolean {
+    return this.#hinted || this.hooks.hurried()
+  }
+
+  #takeHint(): boolean {
+    const hinted = this.#hinted
+    this.#hinted = false
+    return hinted
   }
 }

@@ -10,6 +10,7 @@
 import { claim, type ClaimedRow } from '../statements/claim.js'
 import type { Heartbeat } from '../statements/heartbeat.js'
 import { markRunning } from '../statements/mark-running.js'
+import { nextDueMs } from '../statements/next-due.js'
 import { databaseError } from '../vocabulary/database-error.js'
 import type { TaskId } from '../vocabulary/errors.js'
 import type { AckOutcome, Fence } from '../vocabulary/outcome.js'
@@ -40,6 +41,8 @@ export interface SessionParts<Args, Result> {
   readonly deadlines: Deadlines
   readonly slots: Slots
   readonly idleWatch: IdleWatch
+  /** Whether new tasks are announced. */
+  readonly listening: () => boolean
   readonly runner: TaskRunner<Args, Result>
   readonly report: Report
 }
@@ -79,6 +82,8 @@ export class Session<Args, Result> {
     this.#claims = new ClaimLoop(settings.pollIntervalMs, {
       room: () => this.#room(),
       claim: (limit) => this.#claim(limit),
+      nextDueMs: () => control.run((db) => nextDueMs(db, registration.queue)),
+      listening: parts.listening,
       hurried: () => parts.idleWatch.asked && this.#held.size === 0,
       onFailure: (error) => this.#reportFailure('claiming tasks', error),
     })
@@ -88,6 +93,11 @@ export class Session<Args, Result> {
   wake(): void {
     this.#fillSlots()
     this.#claims.wake()
+  }
+
+  /** Tells that there may be a new task. */
+  hint(): void {
+    this.#claims.hint()
   }
 
   /**

@@ -18,6 +18,7 @@ import { workerSettings, type StorageConfig, type WorkerOptions, type WorkerSett
 import { openControlClient, type ControlClient } from './control-client.js'
 import { DEADLINES, within, type Deadlines } from './deadlines.js'
 import { IdleWatch } from './idle-watch.js'
+import { chosenListener } from './listener.js'
 import { newLeaseToken, registerWorker, releaseWorker, type Registration } from './registration.js'
 import { inWords, reporter, type Report } from './report.js'
 import { runWorkers, type Runnable, type RunOptions } from './run-workers.js'
@@ -72,6 +73,8 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
   #session: Session<Args, Result> | undefined
   /** Sessions whose registration was lost, and whose last handlers and acknowledgements are not through yet. */
   readonly #lostSessions = new Set<Session<Args, Result>>()
+  #listening = false
+  #unsubscribe: () => Promise<void> = () => Promise.resolve()
   #starting: Promise<void> | undefined
   #supervising: Promise<void> | undefined
   #stopping: Promise<void> | undefined
@@ -144,6 +147,7 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     if (this.#state === 'starting') this.#state = 'running'
     this.#report('info', 'started', { type: 'worker.started' })
     this.#control = control
+    this.#subscribe()
     this.#supervising = this.#supervise(control)
   }
 
@@ -170,8 +174,29 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
       deadlines: this.deadlines,
       slots: this.#slots,
       idleWatch: this.#idleWatch,
+      listening: () => this.#listening,
       runner: this.#runner(registration.worker),
       report: this.#report,
+    })
+  }
+
+  /** Notifications wake whatever session there is. */
+  #subscribe(): void {
+    const listener = chosenListener(this.db, this.#settings.listen)
+    if (listener === undefined) return
+    this.#unsubscribe = listener.subscribe({
+      queue: this.queue,
+      onWake: () => this.#session?.hint(),
+      onUp: () => {
+        this.#listening = true
+        this.#report('info', 'notifications are on', { type: 'listener.up' })
+      },
+      onDown: (cause) => {
+        this.#listening = false
+        this.#report('warn', inWords(cause), { type: 'listener.down', cause })
+        // Polls come more often now, from this moment on.
+        this.#session?.hint()
+      },
     })
   }
 
@@ -224,6 +249,7 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     // A start under way is let finish, so that there is one order of events. So is a new session that is about to begin.
     await this.#starting?.catch(() => undefined)
     await this.#supervising
+    await within(this.deadlines.lastCallMs, this.#unsubscribe(), () => undefined)
     const control = this.#control
     if (control !== undefined) {
       const sessions = [...this.#lostSessions, ...(this.#session === undefined ? [] : [this.#session])]

@@ -1,5 +1,6 @@
 import { and, eq, sql, type SQL } from 'drizzle-orm'
 import { jobs } from '../schema.js'
+import { announced } from '../vocabulary/announce.js'
 import { arrayLiteral } from '../vocabulary/array-literal.js'
 import { attemptsCharged, budgetUsed } from '../vocabulary/charge.js'
 import { guard, owned } from '../vocabulary/claimable.js'
@@ -50,7 +51,7 @@ function ackStatement(db: Db) {
       .from(CLAIMS)
       // Postgres checks the fence again on a row that an earlier transaction has changed meanwhile.
       .where(and(sql`${jobs.id} = claim.id`, guard(owned(), sameClaim(), sql`${jobs.attempts} = claim.attempts`)))
-      .returning({ id: jobs.id, status: sql<string>`${jobs.status}` })
+      .returning({ id: jobs.id, status: sql<string>`${jobs.status}`, announced })
   )
 }
 

@@ -1,6 +1,7 @@
 import { and, eq, lte, sql, type SQLWrapper } from 'drizzle-orm'
 import { alias } from 'drizzle-orm/pg-core'
 import { jobs, workers } from '../schema.js'
+import { announced } from '../vocabulary/announce.js'
 import { guard, owned } from '../vocabulary/claimable.js'
 import { prepared, type Db } from '../vocabulary/db.js'
 import { orphanReturned } from '../vocabulary/orphan.js'
@@ -58,7 +59,7 @@ function sweepStatement(db: Db) {
     .set(orphanReturned())
     .from(orphan)
     .where(and(eq(jobs.id, orphan.id), guard(owned())))
-    .returning({ id: jobs.id })
+    .returning({ id: jobs.id, announced })
 }
 
 /** After a restart of the server every heartbeat is old although the workers live: silence counts from the restart at the earliest. */

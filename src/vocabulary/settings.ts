@@ -1,6 +1,8 @@
 import { InvalidArgumentError } from './errors.js'
 import type { WorkerEvent } from './events.js'
 import { checkWorkerName } from './limits.js'
+import { isNotifyListener, type NotifyListener } from './notify-listener.js'
+import type { PollInterval } from './poll-backoff.js'
 
 /** Settings of a storage, which are the defaults of its workers. */
 export interface StorageConfig {
@@ -10,8 +12,17 @@ export interface StorageConfig {
   reenqueueOrphanedAfterMs?: number | undefined
   /** Claimed tasks that may wait in memory for a free slot. Default 10, and never fewer than `concurrency`; 0 acts as 1. */
   bufferSize?: number | undefined
-  /** Milliseconds before the first look at an empty queue is repeated; each further one waits longer, up to a second. Default 100. */
-  pollIntervalMs?: number | undefined
+  /**
+   * Milliseconds before the first look at an empty queue is repeated; each further one waits longer, up to five seconds
+   * while notifications arrive and one second otherwise. Or a function that says each wait, given how many looks in a row
+   * have found nothing. Default 100.
+   */
+  pollIntervalMs?: PollInterval | undefined
+  /**
+   * Whether workers are woken by notifications, over one more connection per database. `false`: they only poll. A listener
+   * made by `createNotifyListener`, for applications whose pool goes through PgBouncer. Default `true`.
+   */
+  listen?: boolean | NotifyListener | undefined
   /** Told of everything the workers do. Default: warnings and errors go to the console, one line each. */
   onEvent?: ((event: WorkerEvent) => void) | undefined
 }
@@ -34,7 +45,8 @@ export interface WorkerSettings {
   readonly bufferSize: number
   readonly keepAliveMs: number
   readonly reenqueueOrphanedAfterMs: number
-  readonly pollIntervalMs: number
+  readonly pollIntervalMs: PollInterval
+  readonly listen: boolean | NotifyListener
   readonly stopTimeoutMs: number
 }
 
@@ -45,11 +57,17 @@ const MAX_TIMER_MS = 2 ** 31 - 1
 export function workerSettings(config: StorageConfig, options: WorkerOptions): WorkerSettings {
   const set = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as WorkerOptions
   const { name = 'worker', concurrency = 10, stopTimeoutMs = 25_000, ...storage } = { ...config, ...set }
-  const { keepAliveMs = 30_000, reenqueueOrphanedAfterMs = 300_000, bufferSize = 10, pollIntervalMs = 100 } = storage
+  const {
+    keepAliveMs = 30_000,
+    reenqueueOrphanedAfterMs = 300_000,
+    bufferSize = 10,
+    pollIntervalMs = 100,
+    listen = true,
+  } = storage
   checkWorkerName(name)
   whole('concurrency', concurrency, 1, 100_000)
   whole('stopTimeoutMs', stopTimeoutMs, 0, MAX_TIMER_MS)
-  checkStorageConfig({ keepAliveMs, reenqueueOrphanedAfterMs, bufferSize, pollIntervalMs })
+  checkStorageConfig({ keepAliveMs, reenqueueOrphanedAfterMs, bufferSize, pollIntervalMs, listen })
   return {
     name,
     concurrency,
@@ -57,17 +75,27 @@ export function workerSettings(config: StorageConfig, options: WorkerOptions): W
     keepAliveMs,
     reenqueueOrphanedAfterMs,
     pollIntervalMs,
+    listen,
     bufferSize: Math.max(bufferSize, concurrency, 1),
   }
 }
 
 /** Checks what is set, so that a wrong value is refused where the storage is made and not when its worker starts. */
 export function checkStorageConfig(config: StorageConfig): void {
-  const { keepAliveMs = 30_000, reenqueueOrphanedAfterMs = 300_000, bufferSize = 10, pollIntervalMs = 100 } = config
+  const {
+    keepAliveMs = 30_000,
+    reenqueueOrphanedAfterMs = 300_000,
+    bufferSize = 10,
+    pollIntervalMs = 100,
+    listen = true,
+  } = config
   whole('keepAliveMs', keepAliveMs, 1, MAX_TIMER_MS)
   whole('reenqueueOrphanedAfterMs', reenqueueOrphanedAfterMs, 1_000, MAX_TIMER_MS)
   whole('bufferSize', bufferSize, 0, 10_000)
-  whole('pollIntervalMs', pollIntervalMs, 1, MAX_TIMER_MS)
+  if (typeof pollIntervalMs !== 'function') whole('pollIntervalMs', pollIntervalMs, 1, MAX_TIMER_MS)
+  if (typeof listen !== 'boolean' && !isNotifyListener(listen)) {
+    throw new InvalidArgumentError('listen', 'pass true, false, or what createNotifyListener returned.')
+  }
   if (keepAliveMs >= reenqueueOrphanedAfterMs) {
     throw new InvalidArgumentError(
       'keepAliveMs',

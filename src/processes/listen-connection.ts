@@ -1,0 +1,150 @@
+/**
+ * A connection that does nothing but LISTEN, per driver. Statements run on the listening session itself, so that it can be
+ * asked for a sign of life: a connection whose other end vanished without a word delivers nothing and reports nothing.
+ */
+import type { Db } from '../vocabulary/db.js'
+import {
+  isNodePostgresPool,
+  isPglite,
+  isPostgresJs,
+  poolOptions,
+  postgresJsOptions,
+  type NodePostgresPool,
+  type Pglite,
+  type PostgresJsClient,
+} from './driver.js'
+
+export interface ListenConnection {
+  /** Runs a statement on the listening session. */
+  execute(statement: string): Promise<unknown>
+  close(): Promise<void>
+}
+
+export interface ListenHandlers {
+  onNotification(channel: string, payload: string): void
+  /** The connection ended by itself; not called after `close`. */
+  onClosed(cause: unknown): void
+}
+
+/** Opens a connection that listens on the channels. Rejects when it cannot; then nothing is left open. */
+export type OpenListenConnection = (channels: readonly string[], handlers: ListenHandlers) => Promise<ListenConnection>
+
+/** `undefined` for a driver that has no LISTEN, such as one over HTTP. */
+export function listenOpener(db: Db): OpenListenConnection | undefined {
+  const { $client: client } = db as { $client?: unknown }
+  if (isPostgresJs(client)) return (channels, handlers) => listenWithPostgresJs(client, channels, handlers)
+  if (isNodePostgresPool(db, client)) return (channels, handlers) => listenWithNodePostgres(client, channels, handlers)
+  if (isPglite(db, client)) return (channels, handlers) => listenWithPglite(client, channels, handlers)
+  return undefined
+}
+
+const APPLICATION_NAME = 'apalis-drizzle listener'
+/** Seconds. */
+const CONNECT_TIMEOUT = 10
+const KEEP_ALIVE = 30
+
+/**
+ * A client of one connection with the options that postgres.js gives to the client behind its `listen`. That function
+ * itself keeps its session to itself and does not say when it ends.
+ */
+async function listenWithPostgresJs(
+  application: PostgresJsClient,
+  channels: readonly string[],
+  handlers: ListenHandlers,
+): Promise<ListenConnection> {
+  const { default: postgres } = await import('postgres')
+  let open = true
+  const close = async () => {
+    open = false
+    await client.end({ timeout: 1 })
+  }
+  const options = {
+    ...postgresJsOptions(application),
+    max: 1,
+    idle_timeout: null,
+    max_lifetime: null,
+    fetch_types: false,
+    connect_timeout: CONNECT_TIMEOUT,
+    keep_alive: KEEP_ALIVE,
+    connection: { ...application.options.connection, application_name: APPLICATION_NAME },
+    onnotice: () => undefined,
+    onnotify: (channel: string, payload: string) => handlers.onNotification(channel, payload),
+    onclose: () => {
+      if (!open) return
+      void close()
+      handlers.onClosed(new Error('the connection was closed by the server or the network'))
+    },
+  }
+  const client = postgres(options as object)
+  try {
+    await client.unsafe(listenStatement(channels))
+  } catch (error) {
+    await close()
+    throw error
+  }
+  return { execute: (statement) => client.unsafe(statement), close }
+}
+
+async function listenWithNodePostgres(
+  application: NodePostgresPool,
+  channels: readonly string[],
+  handlers: ListenHandlers,
+): Promise<ListenConnection> {
+  const { default: pg } = await import('pg')
+  const client = new pg.Client({
+    ...poolOptions(application),
+    application_name: APPLICATION_NAME,
+    connectionTimeoutMillis: CONNECT_TIMEOUT * 1_000,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: KEEP_ALIVE * 1_000,
+  })
+  let open = true
+  const closed = (cause: unknown) => {
+    if (!open) return
+    open = false
+    client.end().catch(() => undefined)
+    handlers.onClosed(cause)
+  }
+  const close = async () => {
+    open = false
+    await client.end()
+  }
+  client.on('notification', ({ channel, payload }) => handlers.onNotification(channel, payload ?? ''))
+  try {
+    await client.connect()
+    client.on('error', closed)
+    client.on('end', () => closed(new Error('the connection was closed by the server or the network')))
+    await client.query(listenStatement(channels))
+  } catch (error) {
+    client.on('error', () => undefined)
+    await close().catch(() => undefined)
+    throw error
+  }
+  return { execute: (statement) => client.query(statement), close }
+}
+
+/** In process: there is no connection to lose. */
+async function listenWithPglite(
+  client: Pglite,
+  channels: readonly string[],
+  handlers: ListenHandlers,
+): Promise<ListenConnection> {
+  const unlisten = await Promise.all(
+    // PGlite does not quote the name.
+    channels.map((channel) => client.listen(quoted(channel), (payload) => handlers.onNotification(channel, payload))),
+  )
+  return {
+    execute: (statement) => client.exec(statement),
+    close: async () => {
+      await Promise.all(unlisten.map((stop) => stop()))
+    },
+  }
+}
+
+function listenStatement(channels: readonly string[]): string {
+  return channels.map((channel) => `listen ${quoted(channel)}`).join('; ')
+}
+
+function quoted(name: string): string {
+  return `"${name.replaceAll('"', '""')}"`
+}

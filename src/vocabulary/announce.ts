@@ -1,0 +1,12 @@
+import { sql } from 'drizzle-orm'
+import { jobs } from '../schema.js'
+import { CHANNEL } from './notification.js'
+
+/**
+ * For the RETURNING of an UPDATE that may make tasks claimable, which no trigger sees: announces those that become due
+ * before an idle worker looks again. It names no ids, so that the announcements of one transaction are one.
+ */
+export const announced = sql<string | null>`case
+  when ${jobs.status} in ('Pending', 'Failed') and ${jobs.runAt} <= clock_timestamp() + interval '5 seconds'
+  then pg_notify(${sql.raw(`'${CHANNEL}'`)}, json_build_object('job_type', ${jobs.jobType}, 'ids', array[]::text[])::text)::text
+end`

@@ -1,0 +1,203 @@
+/** The LISTEN connection: wakes the right queue, heals by itself, and says when it is up and down. */
+import { once } from 'node:events'
+import { connect, createServer } from 'node:net'
+import { drizzle } from 'drizzle-orm/node-postgres'
+import pg from 'pg'
+import { afterEach, describe, expect, it } from 'vitest'
+import { listenOpener } from '../src/processes/listen-connection.js'
+import { Listener, type ListenerTimes } from '../src/processes/listener.js'
+import type { Db, PgDb } from '../src/vocabulary/db.js'
+import { isApalisError } from '../src/vocabulary/errors.js'
+import { CHANNEL } from '../src/vocabulary/notification.js'
+import { useDatabase } from './support/database.js'
+import { startProxy } from './support/proxy.js'
+
+const database = useDatabase()
+const FAST: ListenerTimes = { pingIntervalMs: 50, pingTimeoutMs: 300, firstRetryMs: 10, maxRetryMs: 50 }
+const endings: (() => Promise<unknown>)[] = []
+afterEach(async () => {
+  for (const end of endings.splice(0).reverse()) await end()
+})
+
+/** What a subscriber is told, in order, and a way to wait for the next of it. */
+function subscriber(queue: string) {
+  const told: string[] = []
+  const causes: unknown[] = []
+  let seen = 0
+  let look: () => void = () => undefined
+  const tell = (what: string) => {
+    told.push(what)
+    look()
+  }
+  return {
+    told,
+    causes,
+    queue,
+    onWake: () => tell('wake'),
+    onUp: () => tell('up'),
+    onDown: (cause: unknown) => {
+      causes.push(cause)
+      tell('down')
+    },
+    /** Passes over everything before. */
+    next: (what: string) =>
+      new Promise<void>((resolve) => {
+        look = () => {
+          const found = told.indexOf(what, seen)
+          if (found === -1) return
+          seen = found + 1
+          look = () => undefined
+          resolve()
+        }
+        look()
+      }),
+  }
+}
+
+function listenerOn(db: PgDb, times: ListenerTimes = FAST): Listener {
+  const listener = new Listener(listenOpener(db as unknown as Db)!, times)
+  endings.push(() => listener.close())
+  return listener
+}
+
+async function listeningSessions(): Promise<number[]> {
+  const rows = await database.sql<{ pid: number }[]>`
+    select pid from pg_stat_activity where application_name = 'apalis-drizzle listener' and datname = current_database()`
+  return rows.map(({ pid }) => pid)
+}
+
+/** Passes connections on to a server. @returns Ends it. */
+async function forward(port: number, target: URL): Promise<() => Promise<unknown>> {
+  const server = createServer((client) => {
+    const upstream = connect(Number(target.port || 5432), target.hostname)
+    client.pipe(upstream).pipe(client)
+    for (const socket of [client, upstream]) socket.on('error', () => undefined)
+  }).listen(port, '127.0.0.1')
+  await once(server, 'listening')
+  return () => once(server.close(), 'close')
+}
+
+const announce = (payload: string) => database.sql.notify(CHANNEL, payload)
+
+describe('wake-ups', () => {
+  it('reach the subscribers of their queue and no others [NOTIFY-10] [NOTIFY-11] [SHARED-03]', async () => {
+    const listener = listenerOn(database.db)
+    const [first, second, other] = [subscriber('mail'), subscriber('mail'), subscriber('paint')]
+    for (const one of [first, second, other]) listener.subscribe(one)
+    await Promise.all([first, second, other].map((one) => one.next('wake')))
+    await announce('{"job_type": "mail", "ids": []}')
+    await Promise.all([first.next('wake'), second.next('wake')])
+    expect(other.told).toEqual(['up', 'wake'])
+  })
+
+  it('come from an insert through the trigger, and from the older form of the payload [NOTIFY-08]', async () => {
+    const mail = subscriber('mail')
+    listenerOn(database.db).subscribe(mail)
+    await mail.next('wake')
+    await database.sql`insert into apalis.jobs (job, id, job_type) values ('1', '01ARZ3NDEKTSV4RRFFQ69G5FAV', 'mail')`
+    await mail.next('wake')
+    await announce('{"job_type": "mail", "id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "run_at": 1}')
+    await mail.next('wake')
+    expect(mail.told).toEqual(['up', 'wake', 'wake', 'wake'])
+  })
+
+  it('do not come from payloads that are empty or no announcements', async () => {
+    const mail = subscriber('mail')
+    listenerOn(database.db).subscribe(mail)
+    await mail.next('wake')
+    for (const payload of ['', 'null', '[]', '{', '{"job_type": 1}', '"mail"']) await announce(payload)
+    await announce('{"job_type": "mail"}')
+    await mail.next('wake')
+    expect(mail.told).toEqual(['up', 'wake', 'wake'])
+  })
+})
+
+describe('one connection', () => {
+  it('serves all subscribers, and closes with the last [NOTIFY-12] [SHARED-01] [SHARED-02] [SHARED-09] [SHARED-10]', async () => {
+    const listener = listenerOn(database.db)
+    const [first, second] = [subscriber('mail'), subscriber('mail')]
+    const leave = [listener.subscribe(first), listener.subscribe(second)]
+    await Promise.all([first.next('wake'), second.next('wake')])
+    expect(await listeningSessions()).toHaveLength(1)
+    await leave[0]!()
+    await announce('{"job_type": "mail"}')
+    await second.next('wake')
+    expect(first.told).toEqual(['up', 'wake'])
+    await leave[1]!()
+    await expect.poll(listeningSessions).toEqual([])
+  })
+
+  it('can be opened again after it was closed [SHARED-08]', async () => {
+    const listener = listenerOn(database.db)
+    for (const one of [subscriber('mail'), subscriber('mail')]) {
+      const leave = listener.subscribe(one)
+      await one.next('wake')
+      await leave()
+    }
+    await expect.poll(listeningSessions).toEqual([])
+  })
+})
+
+describe('healing', () => {
+  it('reconnects when the server ends the session, tells it, and wakes once [SHARED-12]', async () => {
+    const mail = subscriber('mail')
+    listenerOn(database.db).subscribe(mail)
+    await mail.next('wake')
+    const [pid] = await listeningSessions()
+    await database.sql`select pg_terminate_backend(${pid!})`
+    await mail.next('up')
+    await mail.next('wake')
+    expect(mail.told).toEqual(['up', 'wake', 'down', 'up', 'wake'])
+    expect(isApalisError(mail.causes[0], 'NOTIFY_LISTENER')).toBe(true)
+  })
+
+  it('finds a connection that swallows everything, and replaces it', async () => {
+    const proxy = await startProxy(database.url)
+    endings.push(() => proxy.stop())
+    const mail = subscriber('mail')
+    const { db } = database.connect({ host: '127.0.0.1', port: Number(new URL(proxy.url).port) })
+    listenerOn(db).subscribe(mail)
+    await mail.next('wake')
+    proxy.swallow()
+    await mail.next('down')
+    expect(String(mail.causes[0])).toMatch(/did not come back/)
+    proxy.restore()
+    await mail.next('wake')
+    await announce('{"job_type": "mail"}')
+    await mail.next('wake')
+  })
+
+  it('goes on trying when the very first attempt fails, and says so once', async () => {
+    const proxy = await startProxy(database.url)
+    const port = Number(new URL(proxy.url).port)
+    await proxy.stop()
+    const mail = subscriber('mail')
+    const { db } = database.connect({ host: '127.0.0.1', port })
+    listenerOn(db).subscribe(mail)
+    await mail.next('down')
+    endings.unshift(await forward(port, new URL(database.url)))
+    await mail.next('wake')
+    expect(mail.told).toEqual(['down', 'up', 'wake'])
+  })
+})
+
+describe('drivers', () => {
+  it('node-postgres listens and reconnects too', async () => {
+    const pool = new pg.Pool({ connectionString: database.url, max: 2 })
+    endings.push(() => pool.end())
+    const mail = subscriber('mail')
+    listenerOn(drizzle({ client: pool })).subscribe(mail)
+    await mail.next('wake')
+    const [pid] = await listeningSessions()
+    await database.sql`select pg_terminate_backend(${pid!})`
+    await mail.next('up')
+    await mail.next('wake')
+    await announce('{"job_type": "mail"}')
+    await mail.next('wake')
+    expect(mail.told).toEqual(['up', 'wake', 'down', 'up', 'wake', 'wake'])
+  })
+
+  it('one without LISTEN has no listener', () => {
+    expect(listenOpener({ $client: { query: () => undefined } } as unknown as Db)).toBeUndefined()
+  })
+})
