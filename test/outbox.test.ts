@@ -325,7 +325,8 @@ describe('an error of the database', () => {
   })
 })
 
-describe('round trips', () => {
+describe.each(['always', 'never'] as const)('round trips, announced %s', (notify) => {
+  const queue = defineQueue<{ to: string }>('emails', { notify })
   let proxy: PostgresProxy
   let client: postgres.Sql
   beforeAll(async () => {
@@ -353,14 +354,10 @@ describe('round trips', () => {
   }
 
   it.each([
-    ['one task', 1, (tx: PgTx) => pushTaskWithTx(tx, emails.task({ to: 'a' }))],
-    ['one task with a key', 1, (tx: PgTx) => pushTaskWithTx(tx, emails.task({ to: 'a' }, { idempotencyKey: 'a' }))],
+    ['one task', 1, (tx: PgTx) => pushTaskWithTx(tx, queue.task({ to: 'a' }))],
+    ['one task with a key', 1, (tx: PgTx) => pushTaskWithTx(tx, queue.task({ to: 'a' }, { idempotencyKey: 'a' }))],
     ['a batch of one with a key', 1, (tx: PgTx) => pushTasksWithTx(tx, keyed('a'))],
-    [
-      'a batch without keys',
-      1,
-      (tx: PgTx) => pushTasksWithTx(tx, [emails.task({ to: 'a' }), emails.task({ to: 'b' })]),
-    ],
+    ['a batch without keys', 1, (tx: PgTx) => pushTasksWithTx(tx, [queue.task({ to: 'a' }), queue.task({ to: 'b' })])],
     [
       'a batch that skips conflicts',
       1,
@@ -371,5 +368,5 @@ describe('round trips', () => {
     expect(await turnsOf(push)).toBe(turns)
   })
 
-  const keyed = (...keys: string[]) => keys.map((idempotencyKey) => emails.task({ to: 'a' }, { idempotencyKey }))
+  const keyed = (...keys: string[]) => keys.map((idempotencyKey) => queue.task({ to: 'a' }, { idempotencyKey }))
 })

@@ -18,7 +18,7 @@ function refusal(run: () => unknown): InvalidArgumentError {
 }
 
 describe('defineQueue', () => {
-  it('has the defaults of the Rust crate', () => {
+  it('has defaults, those of the Rust crate where it has the option', () => {
     expect(definitionOf(defineQueue('emails'))).toMatchObject({
       name: 'emails',
       codec: superjsonCodec,
@@ -27,7 +27,7 @@ describe('defineQueue', () => {
       maxAttempts: 5,
       priority: 0,
       timeoutMs: undefined,
-      notify: 'always',
+      notify: { maxPerSecond: 20 },
     })
   })
 

@@ -59,6 +59,7 @@ describe('encodeTask', () => {
       delayMs: 0,
       metadata: '{}',
       idempotencyKey: null,
+      notify: { maxPerSecond: 20 },
     })
   })
 

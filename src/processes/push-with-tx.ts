@@ -4,6 +4,7 @@ import { encodeBatch, inStatements, isKeyed, refuseConflicts } from '../vocabula
 import { databaseError } from '../vocabulary/database-error.js'
 import { transaction, type Db, type PgTx } from '../vocabulary/db.js'
 import type { TaskId } from '../vocabulary/errors.js'
+import { mayAnnounce } from '../vocabulary/notify-limit.js'
 import { encodeTask, type EncodedTask, type Task } from '../vocabulary/task.js'
 
 /** What to do with a task whose idempotency key is taken. Without it the push throws. */
@@ -80,6 +81,9 @@ async function insertAllOrNone(tx: Db, tasks: readonly EncodedTask[]): Promise<S
 
 async function insert(tx: Db, tasks: readonly EncodedTask[]): Promise<Set<string>> {
   const stored = new Set<string>()
-  for (const statement of inStatements(tasks)) for (const id of await insertTasks(tx, statement)) stored.add(id)
+  for (const statement of inStatements(tasks)) {
+    const announce = mayAnnounce(statement, performance.now())
+    for (const id of await insertTasks(tx, statement, announce)) stored.add(id)
+  }
   return stored
 }

@@ -3,6 +3,7 @@ import { integer, text, timestamp } from 'drizzle-orm/pg-core'
 import { apalis, bytea, jsonb } from '../schema.js'
 import { arrayLiteral, bytesArrayLiteral } from '../vocabulary/array-literal.js'
 import { isKeyed } from '../vocabulary/batch.js'
+import { announcesOutsideTx } from '../vocabulary/notify-limit.js'
 import { prepared, type Db } from '../vocabulary/db.js'
 import { keyParameters, tasksWithTakenKey } from '../vocabulary/taken-keys.js'
 import type { EncodedTask } from '../vocabulary/task.js'
@@ -27,10 +28,12 @@ const newJobs = apalis.table('jobs', {
  * without an error, which would abort the transaction.
  *
  * @param tasks - In the order of their keys, in which they are inserted: two batches with keys in opposite order would deadlock.
+ * @param announce - Whether idle workers are notified at commit.
  * @returns The ids that were stored.
  */
-export async function insertTasks(tx: Db, tasks: readonly EncodedTask[]): Promise<Set<string>> {
-  const rows = await prepared(tx, insertUnlessKeyTaken).execute(parameters(tasks))
+export async function insertTasks(tx: Db, tasks: readonly EncodedTask[], announce: boolean): Promise<Set<string>> {
+  const statement = announce ? insertUnlessKeyTaken : insertUnlessKeyTakenQuietly
+  const rows = await prepared(tx, statement).execute(parameters(tasks))
   return new Set(rows.map((row) => row.id))
 }
 
@@ -43,25 +46,29 @@ export async function insertTasks(tx: Db, tasks: readonly EncodedTask[]): Promis
  * @throws 23505 when a key was taken just now, or stands twice among the tasks, and when an id is stored already.
  */
 export async function insertAllTasks(db: Db, tasks: readonly EncodedTask[]): Promise<boolean> {
+  const notifyOnce = announcesOutsideTx(tasks) ? '' : 'off'
   const rows = tasks.some(isKeyed)
-    ? await prepared(db, insertIfKeysAreFree).execute({ ...parameters(tasks), ...keyParameters(tasks) })
-    : await prepared(db, insertAll).execute(parameters(tasks))
+    ? await prepared(db, insertIfKeysAreFree).execute({ ...parameters(tasks), ...keyParameters(tasks), notifyOnce })
+    : await prepared(db, insertAll).execute({ ...parameters(tasks), notifyOnce })
   return rows.length > 0
 }
 
-const insertUnlessKeyTaken = (db: Db) =>
-  insertFrom(db, undefined)
+const insertUnlessKeyTaken = (db: Db) => leavingOutTakenKeys(insertFrom(db, undefined))
+const insertUnlessKeyTakenQuietly = (db: Db) => leavingOutTakenKeys(insertFrom(db, QUIETLY))
+
+const leavingOutTakenKeys = (insert: ReturnType<typeof insertFrom>) =>
+  insert
     .onConflictDoNothing({
       target: [newJobs.jobType, newJobs.idempotencyKey],
       where: isNotNull(newJobs.idempotencyKey),
     })
     .returning({ id: newJobs.id })
 
-const insertAll = (db: Db) => insertFrom(db, LOCK_TIMEOUT).returning({ id: newJobs.id })
+const insertAll = (db: Db) => insertFrom(db, OWN_SETTINGS).returning({ id: newJobs.id })
 
 /** Looks before it inserts, because an error stands in the server's log; the unique index still decides. */
 const insertIfKeysAreFree = (db: Db) =>
-  insertFrom(db, and(LOCK_TIMEOUT, notExists(tasksWithTakenKey(db)))).returning({ id: newJobs.id })
+  insertFrom(db, and(OWN_SETTINGS, notExists(tasksWithTakenKey(db)))).returning({ id: newJobs.id })
 
 /** Arrays and not a list of rows: one constant text for any number of tasks, and few parameters. */
 function insertFrom(db: Db, condition: SQL | undefined) {
@@ -90,8 +97,14 @@ function insertFrom(db: Db, condition: SQL | undefined) {
 /** The server's clock, unless the caller named an instant: clocks of app and database differ. */
 const RUN_AT = sql<Date>`coalesce('epoch'::timestamptz + u.run_at_ms * interval '1 ms', now()) + u.delay_ms * interval '1 ms'`
 
-/** An uncorrelated subquery runs once, before the first row is inserted; an unreferenced CTE would never run. Undone at the end of the transaction. */
-const LOCK_TIMEOUT = sql`(select set_config('lock_timeout', '2s', true)) is not null`
+/**
+ * Conditions that set something for the one statement they stand in. An uncorrelated subquery runs once, before the first
+ * row is inserted; an unreferenced CTE would never run. What it sets is undone at the end of the transaction, and the
+ * trigger on the table takes the switch back as soon as it has read it, so that no later INSERT of a transaction is silent.
+ */
+const QUIETLY = sql`(select set_config('apalis.notify_once', 'off', true)) is not null`
+const OWN_SETTINGS = sql`(select set_config('lock_timeout', '2s', true)
+  || set_config('apalis.notify_once', ${sql.placeholder('notifyOnce')}, true)) is not null`
 
 function parameters(tasks: readonly EncodedTask[]): Record<string, string> {
   return {

@@ -47,8 +47,11 @@ export interface QueueOptions<Args, Result, Input> {
   /** The wait after a failed attempt: constants, or a function that gives milliseconds. See {@link Backoff} for the defaults. */
   retry?: Backoff | ((attempt: number, error: unknown) => number) | undefined
   /**
-   * Whether a push wakes waiting workers by NOTIFY. PostgreSQL serialises commits that notify, so busy queues limit it;
-   * workers then find the tasks by polling. Default: `'always'`.
+   * Whether pushes inside transactions of the application wake idle workers by NOTIFY: always, never, or at most so often
+   * a second per process, after a burst of 20. PostgreSQL lets one notifying transaction commit at a time, so a busy
+   * producer should not announce each task; workers find the others by polling, within half of the transaction's age and
+   * five seconds at most. Pushes outside of transactions always announce themselves, except with `'never'`.
+   * Default: `{ maxPerSecond: 20 }`.
    */
   notify?: 'always' | 'never' | { maxPerSecond: number } | undefined
 }
@@ -75,7 +78,7 @@ export function defineQueue<Args = void, Result = void, Input = Args>(
     priority: checkInt4('priority', options.priority ?? 0, 0),
     timeoutMs: checkTimeout(options.timeoutMs),
     retryDelay: (attempt, error) => retryDelay(retry, attempt, error, Math.random()),
-    notify: checkNotify(options.notify ?? 'always'),
+    notify: checkNotify(options.notify ?? { maxPerSecond: 20 }),
   })
 }
 

@@ -1,5 +1,5 @@
 import { refusal, writeValue } from './codec.js'
-import { Defined, definitionOf, type QueueDefinition } from './definition.js'
+import { Defined, definitionOf, type Notify, type QueueDefinition } from './definition.js'
 import { InvalidArgumentError } from './errors.js'
 import {
   byteLength,
@@ -60,6 +60,8 @@ export interface EncodedTask {
   /** Compact JSON of an object. */
   readonly metadata: string
   readonly idempotencyKey: string | null
+  /** Whether its insert may be announced; not stored. */
+  readonly notify: Notify
 }
 
 class DefinedTask<Input, Result> extends Defined implements Task<Input, Result> {
@@ -135,6 +137,7 @@ function encode(definition: QueueDefinition, { args, options }: Task): EncodedTa
     delayMs: delayMs === undefined ? 0 : checkDelay('delayMs', delayMs),
     metadata: metadata === undefined ? '{}' : encodeMetadata(metadata),
     idempotencyKey: idempotencyKey === undefined ? null : checkIdempotencyKey(idempotencyKey),
+    notify: definition.notify,
   }
 }
 
