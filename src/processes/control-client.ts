@@ -22,7 +22,7 @@ import {
 const CONNECTIONS = 3
 const CONNECT_TIMEOUT_MS = 10_000
 /** How long closing waits for what is still under way. */
-const CLOSE_MS = 1_000
+const CLOSE_MS = 500
 
 /**
  * Milliseconds. A claim waits for no lock; the ack of a task that a user's transaction holds gives up and is tried again.

@@ -11,7 +11,7 @@ export interface Deadlines {
   readonly lastCallMs: number
 }
 
-export const DEADLINES: Deadlines = { answerMs: 16_000, strayMs: 20_000, lastCallMs: 2_000 }
+export const DEADLINES: Deadlines = { answerMs: 16_000, strayMs: 20_000, lastCallMs: 1_500 }
 
 /** An event loop that was blocked finds its timers due first; so much time it gets to read what has arrived meanwhile. */
 const READING_MS = 100

@@ -7,7 +7,9 @@ import { onTestFinished } from 'vitest'
 
 export interface Program {
   readonly child: ChildProcess
-  /** Resolves with the next line that it prints. Rejects when it ends without one. */
+  /** What it has printed so far. */
+  readonly lines: readonly string[]
+  /** The next line that no earlier call has returned. Rejects when the program ends without one. */
   nextLine(): Promise<string>
   /** Exit code or signal, and what it wrote to stderr. */
   readonly ended: Promise<{ readonly end: number | NodeJS.Signals; readonly errors: string }>
@@ -22,18 +24,23 @@ export function startProgram(name: string, env: Record<string, string>): Program
   onTestFinished(() => void child.kill('SIGKILL'))
   let errors = ''
   child.stderr.setEncoding('utf8').on('data', (text: string) => (errors += text))
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
   const ended = once(child, 'close').then(([code, signal]) => ({
     end: (code ?? signal) as number | NodeJS.Signals,
     errors,
   }))
+  const lines: string[] = []
+  const output = createInterface({ input: child.stdout }).on('line', (line) => void lines.push(line))
+  let returned = 0
   return {
     child,
+    lines,
     ended,
     nextLine: async () => {
-      const line = await lines.next()
-      if (line.done) throw new Error(`${name} ended: ${JSON.stringify(await ended)}`)
-      return line.value
+      while (returned === lines.length) {
+        const end = await Promise.race([ended, once(output, 'line').then(() => undefined)])
+        if (end !== undefined && returned === lines.length) throw new Error(`${name} ended: ${JSON.stringify(end)}`)
+      }
+      return lines[returned++]!
     },
   }
 }

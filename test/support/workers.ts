@@ -1,17 +1,30 @@
 /** Workers whose events are recorded, stopped after the test that made them. */
 import { randomUUID } from 'node:crypto'
-import { defineQueue, PostgresStorage, type Handler, type PgDb, type Queue, type QueueOptions, type TaskContext, type Worker, type WorkerOptions } from 'apalis-drizzle'
+import {
+  defineQueue,
+  PostgresStorage,
+  type Handler,
+  type PgDb,
+  type Queue,
+  type QueueOptions,
+  type TaskContext,
+  type Worker,
+  type WorkerOptions,
+} from 'apalis-drizzle'
 import { recordEvents, type RecordedEvents } from 'apalis-drizzle/testing'
 import { afterEach } from 'vitest'
+import type { Deadlines } from '../../src/processes/deadlines.js'
+import { QueueWorker } from '../../src/processes/worker.js'
+import { definitionOf } from '../../src/vocabulary/definition.js'
 
 export interface Work<Args, Result = void> {
   queue: Queue<Args, Result>
   storage: PostgresStorage<Args, Result>
   /** Of all its workers. */
   events: RecordedEvents
-  worker(handler: Handler<Args, Result>, options?: WorkerOptions): Worker
+  worker(handler: Handler<Args, Result>, options?: WorkerOptions, deadlines?: Deadlines): Worker
   /** Makes a worker and starts it. */
-  started(handler: Handler<Args, Result>, options?: WorkerOptions): Promise<Worker>
+  started(handler: Handler<Args, Result>, options?: WorkerOptions, deadlines?: Deadlines): Promise<Worker>
 }
 
 /** @param db - Asked when a test runs, because the database does not exist before. */
@@ -29,14 +42,16 @@ export function useWorkers(db: () => PgDb) {
   ): Work<Args, Result> {
     const queue = defineQueue<Args, Result>(`queue ${randomUUID()}`, options)
     const events = recordEvents()
-    const storage = new PostgresStorage(ownDb, queue, { onEvent: events.onEvent, pollIntervalMs: 10 })
-    const worker = (handler: Handler<Args, Result>, workerOptions?: WorkerOptions) => {
-      const made = storage.worker(handler, workerOptions)
+    const config = { onEvent: events.onEvent, pollIntervalMs: 10 }
+    const storage = new PostgresStorage(ownDb, queue, config)
+    const worker: Work<Args, Result>['worker'] = (handler, workerOptions = {}, deadlines) => {
+      // As `storage.worker` does it, which has the deadlines of production.
+      const made = new QueueWorker(ownDb, definitionOf(queue), handler, config, workerOptions, deadlines)
       workers.push(made)
       return made
     }
-    const started = async (handler: Handler<Args, Result>, workerOptions?: WorkerOptions) => {
-      const made = worker(handler, workerOptions)
+    const started: Work<Args, Result>['started'] = async (...args) => {
+      const made = worker(...args)
       await made.start()
       return made
     }
