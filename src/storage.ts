@@ -1,19 +1,15 @@
 import type { Codec } from './vocabulary/codec.js'
 import type { Handler } from './vocabulary/claim.js'
-import { database } from './vocabulary/db.js'
-import type { PgDb, PgTx } from './vocabulary/db.js'
+import { database, type PgDb, type PgTx } from './vocabulary/db.js'
 import { definitionOf } from './vocabulary/definition.js'
-import { InvalidArgumentError } from './vocabulary/errors.js'
-import type { TaskId } from './vocabulary/errors.js'
+import { InvalidArgumentError, type TaskId } from './vocabulary/errors.js'
 import type { Queue } from './vocabulary/queue.js'
-import { checkStorageConfig } from './vocabulary/settings.js'
-import type { StorageConfig, WorkerOptions } from './vocabulary/settings.js'
+import { checkStorageConfig, type StorageConfig, type WorkerOptions } from './vocabulary/settings.js'
 import type { Task, TaskOptions } from './vocabulary/task.js'
 import { pushAll } from './processes/push-all.js'
-import { pushGroup } from './processes/push-group.js'
+import { pushGroup, type PushGroup } from './processes/push-group.js'
 import { pushTaskWithTx } from './processes/push-with-tx.js'
-import { QueueWorker } from './processes/worker.js'
-import type { Worker } from './processes/worker.js'
+import { QueueWorker, type Worker } from './processes/worker.js'
 
 /**
  * The tasks of one queue in one database: push, and make workers. Cheap to create and without state of its own; nothing
@@ -22,20 +18,24 @@ import type { Worker } from './processes/worker.js'
  * @example const storage = new PostgresStorage(db, emails)
  */
 export class PostgresStorage<Args, Result = void, Input = Args> {
-  readonly db: PgDb
   readonly queue: Queue<Args, Result, Input>
   readonly config: Readonly<StorageConfig>
+  // Private, because printing a storage must not print the client and with it the password.
+  readonly #db: PgDb
+  readonly #pushes: PushGroup
 
   /** @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a transaction in place of a database, and for settings that cannot work. */
   constructor(db: PgDb, queue: Queue<Args, Result, Input>, config: StorageConfig = {}) {
-    database(db, 'PostgresStorage')
+    this.#db = db
+    this.#pushes = pushGroup(database(db, 'PostgresStorage'))
     definitionOf(queue)
     checkStorageConfig(config)
     this.queue = queue
     this.config = Object.freeze({ ...config })
-    this.db = db
-    // Printing a storage must not print the client and with it the password.
-    Object.defineProperty(this, 'db', { enumerable: false })
+  }
+
+  get db(): PgDb {
+    return this.#db
   }
 
   /** The same storage with other bytes: `new PostgresStorage(db, queue.withCodec(codec), config)`. */
@@ -63,29 +63,31 @@ export class PostgresStorage<Args, Result = void, Input = Args> {
    *
    * @throws {InvalidArgumentError} `INVALID_ARGUMENT` before any SQL.
    * @throws {IdempotencyConflictError} `IDEMPOTENCY_CONFLICT` when the key is taken.
-   * @throws {PoolError} `POOL` when no connection became free within 30 s.
-   * @throws {OutcomeUnknownError} `OUTCOME_UNKNOWN` when the answer was lost and the task could not be looked up.
-   * @throws {DatabaseError} `DATABASE`
+   * @throws {PoolError} `POOL` when no connection became free within 30 s; nothing was stored.
+   * @throws {OutcomeUnknownError} `OUTCOME_UNKNOWN` when there was no answer within 30 s, and the statement may still be
+   * executed; or when the answer was lost and the task could not be looked up.
+   * @throws {DatabaseError} `DATABASE` also when another session has taken the key and not committed within 4 s.
    */
   push(args: Input, options?: TaskOptions): Promise<TaskId> {
-    return pushGroup(database(this.db, 'push')).pushTask(this.queue.task(args, options))
+    return this.#pushes.pushTask(this.queue.task(args, options))
   }
 
   /** As `push`, for a task made by this storage's queue. */
   async pushTask(task: Task<Input>): Promise<TaskId> {
-    return pushGroup(database(this.db, 'pushTask')).pushTask(this.#own(task))
+    return this.#pushes.pushTask(this.#own(task))
   }
 
   /** Stores all tasks or none; ids in the order of the tasks. Throws as `push`. */
   async pushTasks(tasks: Iterable<Task<Input>>): Promise<TaskId[]> {
-    return pushGroup(database(this.db, 'pushTasks')).pushTasks(Array.from(tasks, (task) => this.#own(task)))
+    return this.#pushes.pushTasks(Array.from(tasks, (task) => this.#own(task)))
   }
 
   /**
-   * Stores a long or endless series of tasks in batches of 1,000, reading no further ahead than one batch. Each batch is
-   * stored as a whole or not at all; those before a failing one stay stored.
+   * Stores a long or endless series of tasks in batches of up to 1,000 tasks or 2 MiB, reading no further ahead than one
+   * batch. Each batch is stored as a whole or not at all; those before a failing one stay stored.
    *
-   * @param options.signal - Ends it between two batches; rejects with the signal's reason.
+   * @param options.signal - Ends it with the signal's reason at the next task or batch, of which nothing is stored. A
+   * series that waits for its next task has to watch the signal itself.
    * @returns How many tasks were stored.
    * @throws as `push`, with the first batch that fails.
    */
@@ -93,7 +95,7 @@ export class PostgresStorage<Args, Result = void, Input = Args> {
     tasks: AsyncIterable<Task<Input>> | Iterable<Task<Input>>,
     options: { signal?: AbortSignal | undefined } = {},
   ): Promise<number> {
-    return pushAll(pushGroup(database(this.db, 'pushAll')), tasks, (task) => this.#own(task), options.signal)
+    return pushAll(this.#pushes, tasks, (task) => this.#own(task), options.signal)
   }
 
   /**
