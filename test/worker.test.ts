@@ -240,6 +240,19 @@ describe('a failed attempt', () => {
     expect(due).toBeGreaterThan(50_000)
   })
 
+  it.each([
+    ['milliseconds', Number.MAX_VALUE],
+    ['an instant', new Date(8.64e15)],
+  ])('is kept for later even if the delay is more than the column can hold, by %s', async (_form, when) => {
+    const { storage, events, started } = work<number>()
+    const id = await storage.push(1)
+    await started(() => {
+      throw new RetryAfterError(when)
+    })
+    await events.next('task.failed')
+    expect(await row(id)).toMatchObject({ status: 'Failed', attempts: 1 })
+  })
+
   it('is the last one when an AbortTaskError says so', async () => {
     const { storage, events, started } = work<number>({ maxAttempts: 5 })
     const id = await storage.push(1)

@@ -4,6 +4,9 @@ import type { AckOutcome } from '../vocabulary/outcome.js'
 import type { AckAnswer } from './ack-group.js'
 import { inWords, type Report } from './report.js'
 
+/** The text of an application's error may quote a payload, so it does not stand in a message. */
+const WHERE_TO_READ = 'its text is in last_result, the error itself is the cause of this event'
+
 export interface EndedClaim {
   readonly id: TaskId
   readonly attempt: number
@@ -26,11 +29,11 @@ export function reportOutcome(
     case 'Done':
       return report('debug', `finished task ${id}`, { type: 'task.done', id, attempt })
     case 'Failed': {
-      const message = `attempt ${attempt} of task ${id} failed: ${inWords(cause)}`
+      const message = `attempt ${attempt} of task ${id} failed: ${inWords(cause)}; ${WHERE_TO_READ}`
       return report('warn', message, { type: 'task.failed', id, attempt, cause })
     }
     case 'Killed': {
-      const message = `task ${id} is given up in attempt ${attempt}: ${inWords(cause)}`
+      const message = `task ${id} is given up in attempt ${attempt}: ${inWords(cause)}; ${WHERE_TO_READ}`
       return report('error', message, { type: 'task.killed', id, attempt, cause })
     }
     default:

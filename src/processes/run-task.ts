@@ -2,6 +2,7 @@
 import type { Claim, Handler } from '../vocabulary/claim.js'
 import { decodeArgs } from '../vocabulary/decode.js'
 import { RowError, steeringOf } from '../vocabulary/errors.js'
+import { MAX_DELAY_MS, MAX_RUN_AT_MS } from '../vocabulary/limits.js'
 import type { AckOutcome, Due } from '../vocabulary/outcome.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
 import { errResult, okResult, unstorableResult } from '../vocabulary/result.js'
@@ -116,6 +117,8 @@ function retryDelayMs<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, R
   return delayMs
 }
 
+/** No later than a column can hold: the server would refuse the whole acknowledgement. */
 function dueAt(delayMsOrAt: number | Date): Due {
-  return delayMsOrAt instanceof Date ? { atMs: delayMsOrAt.getTime() } : { delayMs: delayMsOrAt }
+  if (delayMsOrAt instanceof Date) return { atMs: Math.min(delayMsOrAt.getTime(), MAX_RUN_AT_MS) }
+  return { delayMs: Math.min(delayMsOrAt, MAX_DELAY_MS) }
 }
