@@ -39,7 +39,7 @@ function printIfNotable({ level, type, message }: WorkerEvent): void {
 export function inWords(error: unknown): string {
   try {
     if (!(error instanceof Error)) return `a thrown ${error === null ? 'null' : typeof error}`
-    const text = isApalisError(error) ? `${error.name}: ${error.message}` : [error.name, ...codeOf(error)].join(' ')
+    const text = isApalisError(error) ? error.message : [error.name, ...codeOf(error)].join(' ')
     return text.replaceAll(/\s+/g, ' ').slice(0, MAX_LENGTH)
   } catch {
     return 'an error that cannot be read'

@@ -249,11 +249,11 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     // A start under way is let finish, so that there is one order of events. So is a new session that is about to begin.
     await this.#starting?.catch(() => undefined)
     await this.#supervising
-    await within(this.deadlines.lastCallMs, this.#unsubscribe(), () => undefined)
+    const unsubscribed = within(this.deadlines.lastCallMs, this.#unsubscribe(), () => undefined)
     const control = this.#control
     if (control !== undefined) {
       const sessions = [...this.#lostSessions, ...(this.#session === undefined ? [] : [this.#session])]
-      await Promise.all(sessions.map((session) => session.drain(timeoutMs)))
+      await Promise.all([unsubscribed, ...sessions.map((session) => session.drain(timeoutMs))])
       await this.#release(control)
       await control.close()
     }
