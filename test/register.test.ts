@@ -154,14 +154,15 @@ describe('register: the tasks of the predecessor', () => {
 
 describe('release', () => {
   it('frees the name at once, for whoever comes; without it the name stays taken [NEXT-28]', async () => {
-    const leaseToken = newLeaseToken()
-    const request = { queue, name: worker, leaseToken, layers: '', thresholdMs }
+    // Longer than the server has run for.
+    const threshold = (await uptimeMs(database.sql)) + 3_600_000
+    const request = { queue, name: worker, leaseToken: newLeaseToken(), layers: '', thresholdMs: threshold }
     const registration = await registerWorker(db(), request)
     const another = { ...request, leaseToken: newLeaseToken() }
     const refused: unknown = await registerWorker(db(), another).catch((error: unknown) => error)
     expect(isApalisError(refused, 'ALREADY_REGISTERED') && [refused.queue, refused.worker]).toEqual([queue, worker])
 
-    await releaseWorker(db(), registration, thresholdMs)
+    await releaseWorker(db(), registration, threshold)
     expect(await workerRow(database.sql, worker, queue)).toMatchObject({ lease_token: null })
     expect((await registerWorker(db(), another)).worker).toBe(worker)
   })

@@ -2,7 +2,7 @@
  * Shows with held locks what two sessions that meet at the same task or worker row do to each other: who waits, who does
  * not, and what is stored in the end.
  */
-import { beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it, onTestFinished } from 'vitest'
 import { ack } from '../src/statements/ack.js'
 import { claim } from '../src/statements/claim.js'
 import { heartbeat } from '../src/statements/heartbeat.js'
@@ -12,7 +12,7 @@ import { sweep } from '../src/statements/sweep.js'
 import type { Db } from '../src/vocabulary/db.js'
 import type { AckOutcome, Fence } from '../src/vocabulary/outcome.js'
 import { useDatabase } from './support/database.js'
-import { hold, waitingFor } from './support/held.js'
+import { hold, waitingFor, type Held } from './support/held.js'
 import { clearTasks, rowOf, storeTask, storeTasks, storeWorker, taskId, workerRow } from './support/rows.js'
 import { until } from './support/until.js'
 import { serverHasRunForASecond } from './support/uptime.js'
@@ -47,7 +47,15 @@ async function begin(): Promise<Session> {
   const end = async (how: 'commit' | 'rollback') => {
     await client.unsafe(how)
   }
+  onTestFinished(() => end('rollback'))
   return { db: db as unknown as Db, pid: row?.pid ?? 0, end }
+}
+
+/** The locks of a statement that is not the library's. */
+async function lockedBy(statement: string): Promise<Held> {
+  const held = await hold(database.sql, statement)
+  onTestFinished(() => held.release())
+  return held
 }
 
 const now = () => database.db as unknown as Db
@@ -177,7 +185,7 @@ describe('a long transaction of a user that holds a task', () => {
     await database.sql`update apalis.jobs set status = 'Queued'`
     await storeTask(database.sql, { id: taskId(2), queue })
     await fallSilent()
-    const held = await hold(database.sql, HOLD_TASK)
+    const held = await lockedBy(HOLD_TASK)
     const db = impatient()
     expect(await sweepWith(db)).toEqual([])
     expect(await claimWith(db)).toMatchObject([{ id: taskId(2) }])
@@ -193,7 +201,7 @@ describe('a long transaction of a user that holds a task', () => {
     await claimOne()
     await storeTask(database.sql, { id: taskId(2), queue, status: 'Running', lockBy: worker })
     await fallSilent()
-    const held = await hold(database.sql, HOLD_TASK)
+    const held = await lockedBy(HOLD_TASK)
     expect(await sweepWith(impatient())).toEqual([taskId(2)])
     await held.release()
     expect(await sweepWith(now())).toEqual([taskId(1)])
@@ -202,7 +210,7 @@ describe('a long transaction of a user that holds a task', () => {
   it('does not keep a successor from the name; the task follows by its heartbeat', async () => {
     const fence = await claimOne()
     await fallSilent()
-    const held = await hold(database.sql, HOLD_TASK)
+    const held = await lockedBy(HOLD_TASK)
     expect(await takeOver(impatient())).toEqual([])
     await held.release()
     expect(await heartbeat(now(), queue, worker, 'token of the successor')).toEqual({
@@ -213,7 +221,7 @@ describe('a long transaction of a user that holds a task', () => {
 
   it('keeps the acknowledgement waiting, which then counts', async () => {
     const fence = await claimOne()
-    const held = await hold(database.sql, HOLD_TASK)
+    const held = await lockedBy(HOLD_TASK)
     const acknowledged = ackWith(now(), fence)
     await waitingFor(database.sql, held)
     await held.release()
@@ -249,14 +257,14 @@ describe('a takeover of the name and an acknowledgement', () => {
 describe('a locked worker row', () => {
   it('keeps no claim waiting while a sweep, a heartbeat or a takeover holds it', async () => {
     await storeTask(database.sql, { id: taskId(1), queue })
-    const held = await hold(database.sql, `update apalis.workers set layers = 'changed' where id = '${worker}'`)
+    const held = await lockedBy(`update apalis.workers set layers = 'changed' where id = '${worker}'`)
     expect(await claimWith(impatient())).toHaveLength(1)
     await held.release()
   })
 
   it('keeps no acknowledgement waiting, whoever holds it', async () => {
     const fence = await claimOne()
-    const held = await hold(database.sql, `select from apalis.workers where id = '${worker}' for update`)
+    const held = await lockedBy(`select from apalis.workers where id = '${worker}' for update`)
     expect(await ackWith(impatient(), fence)).toBe('Done')
     await held.release()
   })

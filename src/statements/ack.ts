@@ -5,7 +5,6 @@ import { arrayLiteral } from '../vocabulary/array-literal.js'
 import { attemptsCharged, budgetUsed } from '../vocabulary/charge.js'
 import { guard, owned } from '../vocabulary/claimable.js'
 import { prepared, type Db } from '../vocabulary/db.js'
-import { MAX_DELAY_MS, MAX_RUN_AT_MS } from '../vocabulary/limits.js'
 import type { AckEntry, AckOutcome } from '../vocabulary/outcome.js'
 
 /**
@@ -74,12 +73,8 @@ function parameters(entries: readonly AckEntry[]): Record<string, string> {
     lockAt: arrayLiteral(entries.map(({ fence }) => fence.lockAt)),
     outcome: arrayLiteral(entries.map(({ outcome }) => outcome.status)),
     result: arrayLiteral(entries.map(({ outcome }) => resultOf(outcome))),
-    delayMs: arrayLiteral(
-      dues.map((when) => (when !== undefined && 'delayMs' in when ? Math.min(when.delayMs, MAX_DELAY_MS) : null)),
-    ),
-    atMs: arrayLiteral(
-      dues.map((when) => (when !== undefined && 'atMs' in when ? Math.min(when.atMs, MAX_RUN_AT_MS) : null)),
-    ),
+    delayMs: arrayLiteral(dues.map((when) => (when !== undefined && 'delayMs' in when ? when.delayMs : null))),
+    atMs: arrayLiteral(dues.map((when) => (when !== undefined && 'atMs' in when ? when.atMs : null))),
     unlock: arrayLiteral(entries.map(({ outcome }) => outcome.status === 'Killed' && outcome.unlock === true)),
   }
 }
