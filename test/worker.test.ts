@@ -453,8 +453,14 @@ describe('events', () => {
       .run({ untilIdle: true })
     for (const spied of consoles) spied.mockRestore()
     expect(printed).toEqual([
-      ['warn', `apalis-drizzle task.failed: worker#1 (${queue.name}): attempt 1 of task ${id} failed: Error`],
-      ['error', `apalis-drizzle task.killed: worker#1 (${queue.name}): task ${id} is given up in attempt 2: Error`],
+      [
+        'warn',
+        `apalis-drizzle task.failed: worker#1 (${queue.name}): attempt 1 of task ${id} failed: Error; its text is in last_result`,
+      ],
+      [
+        'error',
+        `apalis-drizzle task.killed: worker#1 (${queue.name}): task ${id} is given up in attempt 2: Error; its text is in last_result`,
+      ],
     ])
   })
 

@@ -5,7 +5,7 @@ import type { AckAnswer } from './ack-group.js'
 import { inWords, type Report } from './report.js'
 
 /** The text of an application's error may quote a payload, so it does not stand in a message. */
-const WHERE_TO_READ = 'its text is in last_result, the error itself is the cause of this event'
+const WHERE_TO_READ = 'its text is in last_result'
 
 export interface EndedClaim {
   readonly id: TaskId
