@@ -1,0 +1,129 @@
+/**
+ * The table of docs/admin-costs.md: what each read, and a batch of pruning, costs on a database of 1.2 million tasks.
+ *
+ *     npx tsx bench/admin-costs.ts
+ *
+ * Uses the server of DATABASE_URL, in a database of its own, or else a temporary server.
+ */
+import { randomBytes } from 'node:crypto'
+import { drizzle } from 'drizzle-orm/postgres-js'
+import postgres, { type Sql } from 'postgres'
+import { startPostgres } from '../scripts/postgres-server.js'
+import { setup } from '../src/processes/setup.js'
+import * as reads from '../src/reads.js'
+import { STATUSES } from '../src/schema.js'
+import { pruneTasks } from '../src/statements/prune.js'
+import type { Db } from '../src/vocabulary/db.js'
+import { definitionOf } from '../src/vocabulary/definition.js'
+import { defineQueue } from '../src/vocabulary/queue.js'
+import type { TaskFilter } from '../src/vocabulary/task-filter.js'
+import { cost } from './explain.js'
+import { FULL_SIZE, seed } from './seed.js'
+
+const RUNS = 9
+
+type Call = (db: Db) => Promise<unknown>
+
+const emails = definitionOf(defineQueue<unknown>('emails'))
+const reports = definitionOf(defineQueue<unknown>('reports'))
+
+const server = await startPostgres()
+const name = `apalis_bench_${randomBytes(4).toString('hex')}`
+const root = connect(server.url)
+try {
+  await root`create database ${root(name)} template template0`
+  const url = new URL(server.url)
+  url.pathname = `/${name}`
+  await measure(connect(url.href), connect(url.href))
+} finally {
+  await root`drop database if exists ${root(name)} with (force)`
+  await root.end()
+  await server.stop()
+}
+
+async function measure(client: Sql, sql: Sql): Promise<void> {
+  const db = drizzle({ client })
+  try {
+    await setup(db)
+    await seed(sql, FULL_SIZE)
+    const [facts] = await sql<{ version: string; tasks: number; size: string }[]>`
+      select current_setting('server_version') as version, count(*)::int as tasks,
+        pg_size_pretty(pg_total_relation_size('apalis.jobs')) as size from apalis.jobs`
+    console.log(`PostgreSQL ${facts!.version}, ${facts!.tasks.toLocaleString('en')} tasks, ${facts!.size}\n`)
+    console.log('| call | ms | pages |\n| --- | ---: | ---: |')
+    for (const [call, run] of await calls(db as unknown as Db)) {
+      const { buffers } = await cost(client, sql, (logged) => run(logged as unknown as Db))
+      row(call, await median(() => run(db as unknown as Db)), buffers)
+    }
+    const refresh = await median(() => reads.refreshQueueStatsSnapshot(db as unknown as Db))
+    row('`refreshQueueStatsSnapshot()`', refresh, undefined)
+    // Last, because it deletes.
+    const batch = { queue: 'emails', status: 'Done', olderThanMs: 7 * 86_400_000, limit: 1_000 } as const
+    row('`prune`, a batch of 1,000', await median(() => pruneTasks(db as unknown as Db, batch)), undefined)
+  } finally {
+    await Promise.all([client.end(), sql.end()])
+  }
+}
+
+async function calls(db: Db): Promise<[string, Call][]> {
+  const some = await reads.listTasks(db, emails, { status: 'Done', page: 1_000 })
+  const deep = some.at(-1)
+  const later = (await reads.listTasks(db, reports, { page: 1_000 })).at(-1)
+  const all = (await reads.listAllTasks(db, { status: 'Done', page: 1_000 })).at(-1)
+  const ofEmails =
+    (filter: TaskFilter): Call =>
+    (on) =>
+      reads.listTasks(on, emails, filter)
+  const ofReports =
+    (filter: TaskFilter): Call =>
+    (on) =>
+      reads.listTasks(on, reports, filter)
+  const ofAll =
+    (filter: TaskFilter): Call =>
+    (on) =>
+      reads.listAllTasks(on, filter)
+  return [
+    ['`fetchById(id)`', (on) => reads.fetchById(on, emails, deep!.id)],
+    ...STATUSES.map((status): [string, Call] => [`\`listTasks({ status: '${status}' })\``, ofEmails({ status })]),
+    ['`listTasks()` of the queue with 200,000 delayed tasks', ofReports({})],
+    ['… 50 tasks', ofReports({ pageSize: 50 })],
+    ['… behind the cursor of task 10,000', ofReports({ after: later?.cursor })],
+    ['… page 1,000', ofReports({ page: 1_000 })],
+    ["`listTasks({ status: 'Done' })`, 50 tasks", ofEmails({ status: 'Done', pageSize: 50 })],
+    ['… behind the cursor of task 10,000', ofEmails({ status: 'Done', after: deep?.cursor })],
+    ['… page 1,000', ofEmails({ status: 'Done', page: 1_000 })],
+    ...STATUSES.map((status): [string, Call] => [`\`listAllTasks({ status: '${status}' })\``, ofAll({ status })]),
+    [
+      "`listAllTasks({ status: 'Done' })` behind the cursor of task 10,000",
+      ofAll({ status: 'Done', after: all?.cursor }),
+    ],
+    ['… page 1,000', ofAll({ status: 'Done', page: 1_000 })],
+    ['`listWorkers()`', (on) => reads.listWorkers(on, 'emails')],
+    ['`listAllWorkers()`', reads.listAllWorkers],
+    ['`queueDepths()`', reads.queueDepths],
+    ['reading the snapshot', reads.queueStatsSnapshot],
+    ['`listQueues()`', reads.listQueues],
+    ['`metrics()` of a queue', (on) => reads.metrics(on, 'emails')],
+    ['`metrics()` of all', (on) => reads.metrics(on)],
+  ]
+}
+
+/** Of the whole call, as the application waits for it. */
+async function median(run: () => Promise<unknown>): Promise<number> {
+  await run()
+  const times: number[] = []
+  for (let i = 0; i < RUNS; i++) {
+    const start = performance.now()
+    await run()
+    times.push(performance.now() - start)
+  }
+  return times.sort((a, b) => a - b)[(RUNS - 1) / 2]!
+}
+
+function row(call: string, ms: number, pages: number | undefined): void {
+  console.log(`| ${call} | ${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} | ${pages?.toLocaleString('en') ?? '–'} |`)
+}
+
+function connect(url: string): Sql {
+  return postgres(url, { max: 1, onnotice: () => undefined })
+}
