@@ -4,6 +4,7 @@
 import { beforeEach, describe, expect, it } from 'vitest'
 import { ack, acknowledgedEarlier } from '../src/statements/ack.js'
 import { claim } from '../src/statements/claim.js'
+import { register } from '../src/statements/register.js'
 import { MAX_DELAY_MS, MAX_INT4, MAX_RUN_AT_MS } from '../src/vocabulary/limits.js'
 import type { Db } from '../src/vocabulary/db.js'
 import type { AckEntry, AckOutcome, Fence } from '../src/vocabulary/outcome.js'
@@ -49,7 +50,7 @@ async function dueInMs(id: string): Promise<number> {
 }
 
 describe('ack: what it writes', () => {
-  it('ends a task as Done with its result, and keeps owner and lock time as history [ACK-11]', async () => {
+  it('ends a task as Done with its result, and keeps owner and lock time as history [ACK-11] [ACK-12]', async () => {
     const fence = await claimOne()
     const before = await rowOf(database.sql, fence.id)
     expect(await acknowledge({ fence, outcome: done })).toEqual({ [fence.id]: 'Done' })
@@ -247,15 +248,26 @@ describe('ack: not of the present claim', () => {
     expect(await rowOf(database.sql, fence.id)).toEqual(before)
   })
 
-  it('of a process whose name was taken over with its tasks it changes nothing', async () => {
+  it('of a process whose name another has taken over, with its tasks, it changes nothing [ACK-13]', async () => {
     const fence = await claimOne()
-    await database.sql`update apalis.workers set lease_token = 'token of the successor'`
-    await database.sql`update apalis.jobs set status = 'Pending', attempts = 1, lock_by = null, lock_at = null`
-    const [successor] = await claimAll('token of the successor')
-    expect(successor).toMatchObject({ id: fence.id, attempts: 1 })
+    await database.sql`update apalis.workers set lease_token = null, last_seen = now() - interval '1 hour'`
+    const successor = {
+      queue,
+      worker,
+      leaseToken: 'of the successor',
+      storageName: 's',
+      layers: '',
+      thresholdMs: 60_000,
+    }
+    expect(await register(db(), successor)).toEqual([fence.id])
     const before = await rowOf(database.sql, fence.id)
     expect(await acknowledge({ fence, outcome: done })).toEqual({})
     expect(await rowOf(database.sql, fence.id)).toEqual(before)
+
+    await database.sql`update apalis.jobs set run_at = now()`
+    const [again] = await claimAll(successor.leaseToken)
+    expect(again).toMatchObject({ id: fence.id, attempts: 1 })
+    expect(await acknowledge({ fence, outcome: done })).toEqual({})
   })
 })
 
