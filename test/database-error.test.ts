@@ -40,7 +40,7 @@ function postgresJsError(fields: Record<string, string> = {}): Error {
   })
 }
 
-/** As node-postgres, PGlite and Neon throw it. */
+/** As node-postgres and Neon throw it. */
 function pgError(fields: Record<string, string> = {}): Error {
   const error = new pg.DatabaseError(MESSAGE, 1, 'error')
   Object.assign(error, {
@@ -57,7 +57,12 @@ function pgError(fields: Record<string, string> = {}): Error {
   return error
 }
 
-/** As Drizzle wraps both. */
+/** PGlite adds what was asked. */
+function pgliteError(fields: Record<string, string> = {}): Error {
+  return Object.assign(pgError(fields), { query: 'insert … values ($1)', params: ['secret'], queryOptions: {} })
+}
+
+/** As Drizzle wraps them. */
 function drizzled(cause?: Error): Error {
   return new DrizzleQueryError('insert into "apalis"."jobs" values ($1)', ['secret'], cause)
 }
@@ -70,8 +75,10 @@ function systemError(code: string, message: string): Error {
 const SHAPES: [string, (fields?: Record<string, string>) => Error][] = [
   ['postgres.js', postgresJsError],
   ['node-postgres', pgError],
+  ['PGlite', pgliteError],
   ['postgres.js through Drizzle', (fields) => drizzled(postgresJsError(fields))],
   ['node-postgres through Drizzle', (fields) => drizzled(pgError(fields))],
+  ['PGlite through Drizzle', (fields) => drizzled(pgliteError(fields))],
   ['Drizzle and a wrapper of the application', (fields) => new Error('wrapped', { cause: drizzled(pgError(fields)) })],
 ]
 

@@ -1,90 +1,217 @@
-/** The drivers that the README names beside postgres.js: the path of a task from a transaction to its handler. */
+/**
+ * Shows that the library behaves alike on every driver and under the options of clients that change what statements send
+ * and return. Runs on both Drizzle lines.
+ */
 import { PGlite } from '@electric-sql/pglite'
+import { eq } from 'drizzle-orm'
+import { drizzle as drizzleNodePostgres } from 'drizzle-orm/node-postgres'
+import { drizzle as drizzlePglite } from 'drizzle-orm/pglite'
+import { drizzle as drizzlePostgresJs, type PostgresJsDatabase } from 'drizzle-orm/postgres-js'
+import pg from 'pg'
+import postgres from 'postgres'
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import {
+  DatabaseError,
   defineQueue,
   PostgresStorage,
   pushTasksWithTx,
   pushTaskWithTx,
   setup,
   verifySchema,
-  type PgDb,
-} from 'apalis-drizzle'
-import { jobs } from 'apalis-drizzle/schema'
-import { asc } from 'drizzle-orm'
-import { drizzle as drizzleNodePostgres } from 'drizzle-orm/node-postgres'
-import { drizzle as drizzlePglite } from 'drizzle-orm/pglite'
-import pg from 'pg'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+  type WorkerEvent,
+} from '../src/index.js'
+import { PushGroup } from '../src/processes/push-group.js'
+import { jobs, workers } from '../src/schema.js'
+import type { Db } from '../src/vocabulary/db.js'
+import { caught } from './support/caught.js'
 import { useDatabase } from './support/database.js'
+import { taskId } from './support/rows.js'
+
+/** The drivers' databases differ in types that this file does not use. */
+type Database = Pick<PostgresJsDatabase, 'select' | 'delete' | 'transaction'>
 
 interface Driver {
-  /** Both databases have the builders that this file uses; their types differ in what raw queries return. */
-  readonly db: ReturnType<typeof drizzleNodePostgres>
-  close(): Promise<void>
+  readonly db: unknown
+  end(): Promise<unknown>
 }
 
-const database = useDatabase({ migrated: false })
-const drivers: Record<string, () => Driver> = {
-  'node-postgres': () => {
-    const client = new pg.Pool({ connectionString: database.url })
-    return { db: drizzleNodePostgres({ client }), close: () => client.end() }
-  },
-  PGlite: () => {
-    const client = new PGlite()
-    return { db: drizzlePglite({ client }) as unknown as Driver['db'], close: () => client.close() }
-  },
+function overPostgresJs(options: postgres.Options<Record<string, never>>) {
+  return (url: string): Driver => {
+    const client = postgres(url, { max: 3, onnotice: () => undefined, ...options })
+    return { db: drizzlePostgresJs({ client }), end: () => client.end({ timeout: 1 }) }
+  }
 }
 
-describe.each(Object.entries(drivers))('on %s', (_name, open) => {
-  const mails = defineQueue<{ to: string; at: Date }, { sent: number }>('mails', { retry: { baseMs: 0 } })
-  const at = new Date('2026-01-02T03:04:05.678Z')
+function overNodePostgres(url: string): Driver {
+  const pool = new pg.Pool({ connectionString: url, max: 2 })
+  return { db: drizzleNodePostgres({ client: pool }), end: () => pool.end() }
+}
+
+function overPglite(): Driver {
+  const client = new PGlite()
+  return { db: drizzlePglite({ client }), end: () => client.close() }
+}
+
+describe.each([
+  ['postgres.js', overPostgresJs({})],
+  ['postgres.js without prepared statements', overPostgresJs({ prepare: false })],
+  ['postgres.js that does not ask for types', overPostgresJs({ fetch_types: false })],
+  ['postgres.js that renames columns', overPostgresJs({ transform: postgres.camel })],
+  ['node-postgres', overNodePostgres],
+  ['PGlite', overPglite],
+])('on %s', (_, open) => {
+  const database = useDatabase({ migrated: false })
+  const queue = defineQueue<{ order_id: number; at: Date }, { sent_to: string }>('emails', { retry: () => 0 })
+  const args = (order_id: number) => ({ order_id, at: new Date(1_700_000_000_123) })
   let driver: Driver
-  const states = () => driver.db.select({ status: jobs.status }).from(jobs).orderBy(asc(jobs.id))
+  let db: Database & Parameters<typeof setup>[0]
+  const stored = () =>
+    db.select({ id: jobs.id, status: jobs.status, attempts: jobs.attempts }).from(jobs).orderBy(jobs.id)
 
   beforeAll(async () => {
-    driver = open()
-    await setup(driver.db)
+    driver = open(database.url)
+    db = driver.db as typeof db
+    await setup(db)
   })
-  afterAll(() => driver.close())
-
-  it('sets up and verifies the schema', async () => {
-    await setup(driver.db)
-    await expect(verifySchema(driver.db as PgDb)).resolves.toBeUndefined()
+  afterAll(() => driver.end())
+  beforeEach(async () => {
+    await db.delete(jobs)
+    await db.delete(workers)
   })
 
-  it('stores a task with its transaction, and none with a rollback', async () => {
-    const { db } = driver
-    await db.transaction((tx) => pushTaskWithTx(tx, mails.task({ to: 'ada', at }, { idempotencyKey: 'ada' })))
-    const failure = new Error('no')
-    const rolledBack = db.transaction(async (tx) => {
-      await pushTasksWithTx(tx, [mails.task({ to: 'bo', at }), mails.task({ to: 'cy', at })])
-      throw failure
+  it('sets up, twice, and verifies', async () => {
+    await setup(db)
+    await verifySchema(db)
+  })
+
+  it('stores a task with its transaction, or not at all', async () => {
+    const runAt = new Date('2030-01-01T00:00:00.123Z')
+    const id = await db.transaction((tx) =>
+      pushTaskWithTx(tx, queue.task(args(1), { priority: 5, maxAttempts: 9, runAt, metadata: { snake_key: ['{"'] } })),
+    )
+    const lost = db.transaction(async (tx) => {
+      await pushTaskWithTx(tx, queue.task(args(2)))
+      await pushTasksWithTx(tx, [queue.task(args(3)), queue.task(args(4), { idempotencyKey: 'a' })])
+      throw new Error('out of stock')
     })
-    await expect(rolledBack).rejects.toBe(failure)
-    expect(await states()).toEqual([{ status: 'Pending' }])
+    await expect(lost).rejects.toThrow('out of stock')
+    const [row, ...others] = await db.select().from(jobs)
+    expect(row).toMatchObject({
+      id,
+      jobType: 'emails',
+      status: 'Pending',
+      attempts: 0,
+      priority: 5,
+      maxAttempts: 9,
+      runAt,
+    })
+    expect(others).toEqual([])
   })
 
-  it('keeps the transaction usable after a conflict', async () => {
-    await driver.db.transaction(async (tx) => {
-      const again = pushTaskWithTx(tx, mails.task({ to: 'ada', at }, { idempotencyKey: 'ada' }))
-      await expect(again).rejects.toMatchObject({ code: 'IDEMPOTENCY_CONFLICT', conflictingKeys: ['ada'] })
-      await pushTaskWithTx(tx, mails.task({ to: 'dora', at }))
+  it('refuses a taken key, and the transaction goes on', async () => {
+    const [first, second] = await db.transaction(async (tx) => {
+      const ids = await pushTasksWithTx(tx, [queue.task(args(1), { idempotencyKey: '1' }), queue.task(args(2))])
+      expect(await caught(pushTaskWithTx(tx, queue.task(args(3), { idempotencyKey: '1' })))).toMatchObject({
+        code: 'IDEMPOTENCY_CONFLICT',
+        conflictingKeys: ['1'],
+      })
+      const batch = ['2', '1', '3', '3'].map((key) => queue.task(args(4), { idempotencyKey: key }))
+      expect(await caught(pushTasksWithTx(tx, batch))).toMatchObject({ conflictingKeys: ['1', '3'], total: 4 })
+      expect(await pushTasksWithTx(tx, batch.slice(1, 3), { onConflict: 'doNothing' })).toEqual([
+        undefined,
+        expect.any(String),
+      ])
+      return ids
     })
-    expect(await states()).toHaveLength(2)
+    const ids = (await stored()).map(({ id }) => id)
+    expect(ids).toHaveLength(3)
+    expect(ids).toEqual(expect.arrayContaining([first, second]))
   })
 
-  it('runs, retries and finishes the tasks', async () => {
-    const storage = new PostgresStorage(driver.db, mails, { onEvent: () => undefined })
-    await storage.push({ to: 'emeka', at })
-    const ran: unknown[] = []
-    const worker = storage.worker(async (args, { attempt }) => {
-      ran.push(args)
-      if (args.to === 'emeka' && attempt === 1) throw new Error('once')
-      return { sent: attempt }
+  it('pushes outside a transaction', async () => {
+    const storage = new PostgresStorage(db, queue)
+    const ids = await Promise.all([
+      ...[1, 2, 3].map((n) => storage.push(args(n))),
+      storage.push(args(4), { idempotencyKey: 'a', delayMs: 1_000 }),
+      storage.push(args(5), { id: taskId(1) }),
+    ])
+    const batch = await storage.pushTasks([queue.task(args(6), { idempotencyKey: 'b' }), queue.task(args(7))])
+    expect((await stored()).map(({ id }) => id)).toEqual([...ids, ...batch].sort())
+
+    const conflict = { code: 'IDEMPOTENCY_CONFLICT', conflictingKeys: ['a'] }
+    expect(await caught(storage.push(args(8), { idempotencyKey: 'a' }))).toMatchObject(conflict)
+    const taken = ['c', 'a'].map((key) => queue.task(args(9), { idempotencyKey: key }))
+    expect(await caught(storage.pushTasks(taken))).toMatchObject({ ...conflict, total: 2 })
+    expect(await caught(storage.push(args(10), { id: taskId(1) }))).toMatchObject({ sqlState: '23505' })
+    expect(await stored()).toHaveLength(7)
+  })
+
+  it('tells an error of the server by its SQLSTATE', async () => {
+    const failed = db.transaction(async (tx) => {
+      await pushTaskWithTx(tx, queue.task(args(1), { id: taskId(1) }))
+      await pushTaskWithTx(tx, queue.task(args(2), { id: taskId(1) }))
     })
+    const error = await caught(failed)
+    expect(error).toBeInstanceOf(DatabaseError)
+    expect(error).toMatchObject({ sqlState: '23505', cause: { constraint: 'jobs_pkey', table: 'jobs' } })
+    expect(await stored()).toEqual([])
+  })
+
+  it('runs tasks to their end: 18 succeed, one on the second attempt, one never', async () => {
+    const storage = new PostgresStorage(db, queue, { pollIntervalMs: 10 })
+    const metadata = { snake_key: { another_key: 1 } }
+    const tasks = Array.from({ length: 20 }, (_, n) => queue.task(args(n), { metadata, maxAttempts: 2 }))
+    const ids = await storage.pushTasks(tasks)
+    const seen: unknown[] = []
+    const problems: WorkerEvent[] = []
+    const worker = storage.worker(
+      ({ order_id, at }, { attempt, task }) => {
+        seen.push([order_id, attempt, at, task.metadata])
+        if (order_id === 7 || (order_id === 3 && attempt === 1)) throw new Error('mailbox full')
+        return { sent_to: `order ${order_id}` }
+      },
+      {
+        concurrency: 4,
+        onEvent: (event) => {
+          if (event.level === 'warn' || event.level === 'error') problems.push(event)
+        },
+      },
+    )
     await worker.run({ untilIdle: true })
-    expect(ran).toHaveLength(4)
-    expect(ran).toEqual(expect.arrayContaining(['ada', 'dora', 'emeka'].map((to) => ({ to, at }))))
-    expect(await states()).toEqual(Array(3).fill({ status: 'Done' }))
+
+    const runs = ids.flatMap((_, n) =>
+      n === 3 || n === 7
+        ? [
+            [n, 1],
+            [n, 2],
+          ]
+        : [[n, 1]],
+    )
+    expect(seen).toHaveLength(22)
+    expect(seen).toEqual(expect.arrayContaining(runs.map(([n, attempt]) => [n, attempt, args(0).at, metadata])))
+    const outcomes = new Map((await stored()).map(({ id, status, attempts }) => [id, `${status} ${attempts}`]))
+    expect(ids.map((id) => outcomes.get(id))).toEqual(
+      ids.map((_, n) => (n === 7 ? 'Killed 2' : n === 3 ? 'Done 2' : 'Done 1')),
+    )
+    const [done] = await db.select({ result: jobs.lastResult }).from(jobs).where(eq(jobs.id, ids[0]!))
+    expect(JSON.stringify(done)).toContain('order 0')
+    expect(problems.map(({ type }) => type).sort()).toEqual(['task.failed', 'task.failed', 'task.killed'])
+    const released = await db.select({ token: workers.leaseToken }).from(workers)
+    expect(released).toEqual([{ token: null }])
+  })
+})
+
+describe('on PGlite, which has one connection', () => {
+  it('a push inside a transaction ends with an error that names pushWithTx', async () => {
+    const client = new PGlite()
+    const db = drizzlePglite({ client })
+    await setup(db)
+    const queue = defineQueue<string>('emails')
+    const pushes = new PushGroup(db as unknown as Db, 200)
+    const error = await db.transaction(() => caught(pushes.pushTask(queue.task('a'))))
+    expect(error).toMatchObject({ code: 'OUTCOME_UNKNOWN' })
+    expect((error as Error).message).toContain('pushWithTx')
+    await pushes.pushTask(queue.task('b'))
+    await client.close()
   })
 })

@@ -150,7 +150,8 @@ function reason(error: Error | undefined): string | undefined {
 function causes(error: unknown): Error[] {
   const links: Error[] = []
   for (let link = error; link instanceof Error && links.length < 10; link = link.cause) {
-    if (!('params' in link)) links.push(link)
+    // PGlite too adds `params`, to errors whose messages are the server's.
+    if (!('params' in link) || 'severity' in link) links.push(link)
   }
   return links
 }
