@@ -1,6 +1,7 @@
 import { and, sql, type SQL } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
-import { claimable } from '../vocabulary/claimable.js'
+import { arrayLiteral } from '../vocabulary/array-literal.js'
+import { claimable, guard } from '../vocabulary/claimable.js'
 import { prepared, type Db } from '../vocabulary/db.js'
 
 /** The row of a claimed task, as the database holds it. */
@@ -20,16 +21,19 @@ export interface ClaimedRow {
   readonly idempotencyKey: string | null
 }
 
-export interface ClaimRequest {
+export interface Claimer {
   readonly queue: string
   readonly worker: string
   readonly leaseToken: string
   /** The registration counts while its heartbeat is younger than this. */
   readonly thresholdMs: number
+  /** So many tasks as Running, because a slot is free for them, and the rest as Queued. */
+  readonly running: number
+}
+
+export interface ClaimRequest extends Claimer {
   /** At most so many tasks. */
   readonly limit: number
-  /** Of these so many as Running, because a slot is free for them, and the rest as Queued. */
-  readonly running: number
 }
 
 /**
@@ -40,13 +44,33 @@ export interface ClaimRequest {
  * the process dies before they start.
  */
 export async function claim(db: Db, request: ClaimRequest): Promise<ClaimedRow[]> {
-  const rows = await prepared(db, claimStatement).execute({ ...request })
+  return inOrder(await prepared(db, claimStatement).execute({ ...request }))
+}
+
+/**
+ * As `claim`, but only tasks of the given ids. Those that may not be claimed now, by this worker, or that other
+ * transactions lock, are left out.
+ */
+export async function claimByIds(db: Db, claimer: Claimer, ids: readonly string[]): Promise<ClaimedRow[]> {
+  return inOrder(await prepared(db, claimByIdsStatement).execute({ ...claimer, ids: arrayLiteral(ids) }))
+}
+
+function inOrder(rows: (ClaimedRow & { readonly place: number })[]): ClaimedRow[] {
   // An UPDATE returns its rows in no particular order. Sorted here by their columns, two tasks of the same millisecond
   // could change places, and the one that starts first would be the one that is Queued.
   return rows.sort((a, b) => a.place - b.place).map(({ place: _, ...row }) => row)
 }
 
 function claimStatement(db: Db) {
+  return claiming(db, nextTasks())
+}
+
+function claimByIdsStatement(db: Db) {
+  return claiming(db, listedTasks())
+}
+
+/** @param tasks - A query for the ids of the tasks to take, in order. It has to lock them. */
+function claiming(db: Db, tasks: SQL) {
   return (
     db
       .update(jobs)
@@ -57,7 +81,7 @@ function claimStatement(db: Db) {
         doneAt: sql`null`,
       })
       // As an array, so that the planner expects few and looks each up by its primary key.
-      .from(sql`unnest(array(${nextTasks()})) with ordinality as next(id, place)`)
+      .from(sql`unnest(array(${tasks})) with ordinality as next(id, place)`)
       .where(sql`${jobs.id} = next.id`)
       .returning({
         id: jobs.id,
@@ -116,6 +140,16 @@ function nextTasks(): SQL {
       limit ${limit}
     )
     select id from due order by priority desc, run_at, id`
+}
+
+/** Those of the given tasks that may be claimed. Postgres checks that again for a row that was changed meanwhile. */
+function listedTasks(): SQL {
+  const inQueue = sql`${jobs.jobType} = ${sql.placeholder('queue')}`
+  return sql`
+    select ${jobs.id} from ${jobs}
+    where ${jobs.id} = any (${sql.placeholder('ids')}::text[])
+      and ${guard(inQueue, claimable(), sql`${jobs.runAt} <= now()`)} and ${registered()}
+    order by ${jobs.priority} desc, ${jobs.runAt}, ${jobs.id} for update skip locked`
 }
 
 /** Asked of the primary key, once per statement; without a lock, which would make the owner's heartbeat wait. */
