@@ -7,8 +7,8 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { existsSync, mkdtempSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { constants, tmpdir } from 'node:os'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
@@ -58,7 +58,9 @@ function errorCode(error: unknown): string {
 }
 
 async function startTemporaryServer(): Promise<PostgresServer> {
-  const folder = await mkdtemp(path.join(tmpdir(), 'apalis-drizzle-'))
+  // Before there is anything to remove: a signal without a listener ends the process at once.
+  for (const signal of SIGNALS) process.on(signal, exitUnlessHandled)
+  const folder = mkdtempSync(path.join(tmpdir(), 'apalis-drizzle-'))
   const keeper = spawn(process.execPath, ['--import', 'tsx', 'scripts/postgres-keeper.ts', folder], {
     cwd: fileURLToPath(new URL('..', import.meta.url)),
     detached: true,
@@ -70,7 +72,6 @@ async function startTemporaryServer(): Promise<PostgresServer> {
     waitUntilGone(folder)
   }
   process.once('exit', removeNow)
-  for (const signal of SIGNALS) process.on(signal, exitUnlessHandled)
   const ended = once(keeper, 'exit').then(() => {
     process.off('exit', removeNow)
     for (const signal of SIGNALS) process.off(signal, exitUnlessHandled)
