@@ -1,7 +1,8 @@
 /**
  * Shows what the reads of tasks, workers and queues answer, in which order, page by page, and what they refuse.
  */
-import { beforeEach, describe, expect, it } from 'vitest'
+import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { setup } from '../src/processes/setup.js'
 import {
   fetchById,
   listAllTasks,
@@ -21,6 +22,7 @@ import type { StandardSchema } from '../src/vocabulary/standard-schema.js'
 import type { StoredTask } from '../src/vocabulary/stored-task.js'
 import { taskPage, type TaskFilter } from '../src/vocabulary/task-filter.js'
 import { useDatabase } from './support/database.js'
+import { load } from './support/fixtures.js'
 import { clearTasks, storeTask, storeTasks, storeWorker, taskId } from './support/rows.js'
 
 const database = useDatabase()
@@ -229,6 +231,48 @@ describe('lists of tasks', () => {
       tx.rollback()
     })
     await expect(asking).rejects.toThrow('Rollback')
+  })
+})
+
+describe.each([
+  ['of this library', []],
+  ['that Rust 0.6 made', ['rust-g8', 'rust-g14']],
+] as const)('lists in a database %s', (_whose, fixtures) => {
+  const other = useDatabase({ migrated: fixtures.length === 0 })
+
+  beforeAll(async () => {
+    await load(other.sql, ...fixtures)
+    await setup(other.db)
+    await other.sql`
+      insert into apalis.workers (id, worker_type, storage_name)
+      select 'w', name, 'test' from unnest(array['a', 'b', 'c']) name`
+    await other.sql`
+      insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, priority, run_at, done_at, lock_by, lock_at)
+      select lpad(n::text, 26, '0'), (array['a', 'b', 'c'])[1 + n / 7 % 3], '{}', status, n % 4, 5, n % 5,
+        now() + (random() * 50)::int * interval '1 minute',
+        case when status in ('Done', 'Failed', 'Killed') then now() - (random() * 50)::int * interval '1 minute' end,
+        case when owned then 'w' end, case when owned then now() end
+      from generate_series(1, 1000) n,
+        lateral (select (array['Pending', 'Failed', 'Done', 'Killed', 'Running', 'Queued'])[1 + n / 5 % 6] as status) task,
+        lateral (select status in ('Running', 'Queued') as owned) state`
+  })
+
+  it.each(STATUSES)("keep the contract's order for what is %s", async (status) => {
+    for (const only of [undefined, 'b']) {
+      const rows = await other.sql<{ id: string }[]>`
+        select id from apalis.jobs where status = ${status} and (${only ?? null}::text is null or job_type = ${only ?? null})
+        order by done_at desc, run_at desc, id desc`
+      const expected = rows.map(({ id }) => id)
+      const definition = only === undefined ? undefined : definitionOf(defineQueue<unknown>(only))
+      const read = (filter: TaskFilter) => {
+        const from = other.db as unknown as Db
+        return definition === undefined ? listAllTasks(from, filter) : listTasks(from, definition, filter)
+      }
+      expect(expected.length).toBeGreaterThan(20)
+      expect(ids(await read({ status, pageSize: 1_000 }))).toEqual(expected)
+      expect(ids(await read({ status, page: 3, pageSize: 7 }))).toEqual(expected.slice(14, 21))
+      expect(await walk(read, { status, pageSize: 9 })).toEqual(expected)
+    }
   })
 })
 
