@@ -11,9 +11,16 @@ import { isApalisError } from '../src/vocabulary/errors.js'
 import { CHANNEL } from '../src/vocabulary/notification.js'
 import { useDatabase } from './support/database.js'
 import { startProxy } from './support/proxy.js'
+import { until } from './support/until.js'
 
 const database = useDatabase()
-const FAST: ListenerTimes = { pingIntervalMs: 50, pingTimeoutMs: 300, firstRetryMs: 10, maxRetryMs: 50 }
+const FAST: ListenerTimes = {
+  openTimeoutMs: 2_000,
+  pingIntervalMs: 50,
+  pingTimeoutMs: 300,
+  firstRetryMs: 10,
+  maxRetryMs: 50,
+}
 const endings: (() => Promise<unknown>)[] = []
 afterEach(async () => {
   for (const end of endings.splice(0).reverse()) await end()
@@ -60,10 +67,26 @@ function listenerOn(db: PgDb, times: ListenerTimes = FAST): Listener {
   return listener
 }
 
+/** Closed with the test. */
+function connectWith(driver: string, url: string): PgDb {
+  if (driver === 'postgres.js') {
+    return database.connect({ host: '127.0.0.1', port: Number(new URL(url).port) }).db
+  }
+  const pool = new pg.Pool({ connectionString: url, max: 2 })
+  endings.push(() => pool.end())
+  return drizzle({ client: pool })
+}
+
 async function listeningSessions(): Promise<number[]> {
   const rows = await database.sql<{ pid: number }[]>`
     select pid from pg_stat_activity where application_name = 'apalis-drizzle listener' and datname = current_database()`
   return rows.map(({ pid }) => pid)
+}
+
+/** When the one that sent the first sign of life is gone. */
+async function theListeningSession(): Promise<number> {
+  await until(async () => (await listeningSessions()).length === 1, 'there is one listening session')
+  return (await listeningSessions())[0]!
 }
 
 /** Passes connections on to a server. @returns Ends it. */
@@ -118,7 +141,7 @@ describe('one connection', () => {
     const [first, second] = [subscriber('mail'), subscriber('mail')]
     const leave = [listener.subscribe(first), listener.subscribe(second)]
     await Promise.all([first.next('wake'), second.next('wake')])
-    expect(await listeningSessions()).toHaveLength(1)
+    await theListeningSession()
     await leave[0]!()
     await announce('{"job_type": "mail"}')
     await second.next('wake')
@@ -138,25 +161,85 @@ describe('one connection', () => {
   })
 })
 
+describe('who comes and goes', () => {
+  it('a subscriber that comes later is woken, for what was announced before it came', async () => {
+    const listener = listenerOn(database.db)
+    const [first, second] = [subscriber('mail'), subscriber('mail')]
+    listener.subscribe(first)
+    await first.next('wake')
+    listener.subscribe(second)
+    expect(second.told).toEqual(['up', 'wake'])
+  })
+
+  it('one that comes while the connection closes gets a new one, and does not keep the last from leaving', async () => {
+    const listener = listenerOn(database.db)
+    const [first, second] = [subscriber('mail'), subscriber('mail')]
+    const leave = listener.subscribe(first)
+    await first.next('wake')
+    const left = leave()
+    listener.subscribe(second)
+    await left
+    await second.next('wake')
+    await announce('{"job_type": "mail"}')
+    await second.next('wake')
+    expect(second.told).toEqual(['up', 'wake', 'wake'])
+    expect(first.told).toEqual(['up', 'wake'])
+    await theListeningSession()
+  })
+
+  it('closing tells everybody that notifications are off', async () => {
+    const listener = listenerOn(database.db)
+    const mail = subscriber('mail')
+    listener.subscribe(mail)
+    await mail.next('wake')
+    await listener.close()
+    expect(mail.told).toEqual(['up', 'wake', 'down'])
+    await expect.poll(listeningSessions).toEqual([])
+  })
+
+  it.each(['postgres.js', 'node-postgres'])(
+    'leaving does not wait for a %s connection that is dead',
+    async (driver) => {
+      const proxy = await startProxy(database.url)
+      endings.push(() => proxy.stop())
+      const listener = listenerOn(connectWith(driver, proxy.url), {
+        ...FAST,
+        openTimeoutMs: 60_000,
+        pingTimeoutMs: 60_000,
+      })
+      const mail = subscriber('mail')
+      const leaveUp = listener.subscribe(mail)
+      await mail.next('wake')
+      proxy.swallow()
+      // Time for a sign of life to be on its way.
+      await new Promise((resolve) => setTimeout(resolve, 2 * FAST.pingIntervalMs))
+      const leftAt = performance.now()
+      await leaveUp()
+      // While it connects.
+      await listener.subscribe(mail)()
+      expect(performance.now() - leftAt).toBeLessThan(1_500)
+      expect(mail.told).toEqual(['up', 'wake'])
+    },
+  )
+})
+
 describe('healing', () => {
   it('reconnects when the server ends the session, tells it, and wakes once [SHARED-12]', async () => {
     const mail = subscriber('mail')
     listenerOn(database.db).subscribe(mail)
     await mail.next('wake')
-    const [pid] = await listeningSessions()
-    await database.sql`select pg_terminate_backend(${pid!})`
+    await database.sql`select pg_terminate_backend(${await theListeningSession()})`
     await mail.next('up')
     await mail.next('wake')
     expect(mail.told).toEqual(['up', 'wake', 'down', 'up', 'wake'])
     expect(isApalisError(mail.causes[0], 'NOTIFY_LISTENER')).toBe(true)
   })
 
-  it('finds a connection that swallows everything, and replaces it', async () => {
+  it.each(['postgres.js', 'node-postgres'])('finds a %s connection that swallows everything', async (driver) => {
     const proxy = await startProxy(database.url)
     endings.push(() => proxy.stop())
     const mail = subscriber('mail')
-    const { db } = database.connect({ host: '127.0.0.1', port: Number(new URL(proxy.url).port) })
-    listenerOn(db).subscribe(mail)
+    listenerOn(connectWith(driver, proxy.url), { ...FAST, openTimeoutMs: 500 }).subscribe(mail)
     await mail.next('wake')
     proxy.swallow()
     await mail.next('down')
@@ -165,6 +248,43 @@ describe('healing', () => {
     await mail.next('wake')
     await announce('{"job_type": "mail"}')
     await mail.next('wake')
+  })
+
+  it('gives up an attempt that gets no answer, and goes on', async () => {
+    const proxy = await startProxy(database.url)
+    endings.push(() => proxy.stop())
+    proxy.swallow()
+    const mail = subscriber('mail')
+    listenerOn(connectWith('postgres.js', proxy.url), { ...FAST, openTimeoutMs: 200 }).subscribe(mail)
+    await mail.next('down')
+    expect(String(mail.causes[0])).toMatch(/did not answer in time/)
+    proxy.restore()
+    await mail.next('wake')
+    expect(mail.told).toEqual(['down', 'up', 'wake'])
+  })
+
+  it('waits longer and longer between attempts, also when each one gets as far as listening', async () => {
+    const attempts: number[] = []
+    let lose: () => void = () => undefined
+    const listener = new Listener(
+      (channels, _signal, { onClosed }) => {
+        if (channels.length > 0) {
+          attempts.push(performance.now())
+          lose = () => onClosed(new Error('closed'))
+        }
+        const execute = () => {
+          lose()
+          return new Promise(() => undefined)
+        }
+        return Promise.resolve({ execute, close: () => Promise.resolve() })
+      },
+      { ...FAST, firstRetryMs: 20, maxRetryMs: 10_000 },
+    )
+    endings.push(() => listener.close())
+    listener.subscribe(subscriber('mail'))
+    await expect.poll(() => attempts.length, { interval: 5 }).toBeGreaterThanOrEqual(4)
+    // 20, 40 and 80 ms, less half for the jitter.
+    expect(attempts[3]! - attempts[0]!).toBeGreaterThanOrEqual(70)
   })
 
   it('goes on trying when the very first attempt fails, and says so once', async () => {
@@ -188,8 +308,7 @@ describe('drivers', () => {
     const mail = subscriber('mail')
     listenerOn(drizzle({ client: pool })).subscribe(mail)
     await mail.next('wake')
-    const [pid] = await listeningSessions()
-    await database.sql`select pg_terminate_backend(${pid!})`
+    await database.sql`select pg_terminate_backend(${await theListeningSession()})`
     await mail.next('up')
     await mail.next('wake')
     await announce('{"job_type": "mail"}')

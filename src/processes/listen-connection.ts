@@ -3,6 +3,8 @@
  * asked for a sign of life: a connection whose other end vanished without a word delivers nothing and reports nothing.
  */
 import type { Db } from '../vocabulary/db.js'
+import { unlessAborted } from './abort.js'
+import { within } from './deadlines.js'
 import {
   isNodePostgresPool,
   isPglite,
@@ -17,6 +19,7 @@ import {
 export interface ListenConnection {
   /** Runs a statement on the listening session. */
   execute(statement: string): Promise<unknown>
+  /** Never rejects, and waits for no answer. */
   close(): Promise<void>
 }
 
@@ -26,15 +29,22 @@ export interface ListenHandlers {
   onClosed(cause: unknown): void
 }
 
-/** Opens a connection that listens on the channels. Rejects when it cannot; then nothing is left open. */
-export type OpenListenConnection = (channels: readonly string[], handlers: ListenHandlers) => Promise<ListenConnection>
+/**
+ * Opens a connection that listens on the channels. Rejects when it cannot, and as soon as the signal aborts; then nothing
+ * is left open. The signal has no effect afterwards.
+ */
+export type OpenListenConnection = (
+  channels: readonly string[],
+  signal: AbortSignal,
+  handlers: ListenHandlers,
+) => Promise<ListenConnection>
 
 /** `undefined` for a driver that has no LISTEN, such as one over HTTP. */
 export function listenOpener(db: Db): OpenListenConnection | undefined {
   const { $client: client } = db as { $client?: unknown }
-  if (isPostgresJs(client)) return (channels, handlers) => listenWithPostgresJs(client, channels, handlers)
-  if (isNodePostgresPool(db, client)) return (channels, handlers) => listenWithNodePostgres(client, channels, handlers)
-  if (isPglite(db, client)) return (channels, handlers) => listenWithPglite(client, channels, handlers)
+  if (isPostgresJs(client)) return (...request) => listenWithPostgresJs(client, ...request)
+  if (isNodePostgresPool(db, client)) return (...request) => listenWithNodePostgres(client, ...request)
+  if (isPglite(db, client)) return (...request) => listenWithPglite(client, ...request)
   return undefined
 }
 
@@ -42,6 +52,8 @@ const APPLICATION_NAME = 'apalis-drizzle listener'
 /** Seconds. */
 const CONNECT_TIMEOUT = 10
 const KEEP_ALIVE = 30
+/** Milliseconds. */
+const CLOSE_MS = 200
 
 /**
  * A client of one connection with the options that postgres.js gives to the client behind its `listen`. That function
@@ -50,13 +62,14 @@ const KEEP_ALIVE = 30
 async function listenWithPostgresJs(
   application: PostgresJsClient,
   channels: readonly string[],
+  signal: AbortSignal,
   handlers: ListenHandlers,
 ): Promise<ListenConnection> {
   const { default: postgres } = await import('postgres')
   let open = true
   const close = async () => {
     open = false
-    await client.end({ timeout: 1 })
+    await client.end({ timeout: 0 }).catch(() => undefined)
   }
   const options = {
     ...postgresJsOptions(application),
@@ -77,7 +90,7 @@ async function listenWithPostgresJs(
   }
   const client = postgres(options as object)
   try {
-    await client.unsafe(listenStatement(channels))
+    await unlessAborted(signal, client.unsafe(listenStatement(channels)))
   } catch (error) {
     await close()
     throw error
@@ -88,6 +101,7 @@ async function listenWithPostgresJs(
 async function listenWithNodePostgres(
   application: NodePostgresPool,
   channels: readonly string[],
+  signal: AbortSignal,
   handlers: ListenHandlers,
 ): Promise<ListenConnection> {
   const { default: pg } = await import('pg')
@@ -101,23 +115,24 @@ async function listenWithNodePostgres(
   let open = true
   const closed = (cause: unknown) => {
     if (!open) return
-    open = false
-    client.end().catch(() => undefined)
+    void close()
     handlers.onClosed(cause)
   }
   const close = async () => {
     open = false
-    await client.end()
+    // It would wait for the other end to hang up, which a dead one never does.
+    await within(CLOSE_MS, client.end(), () => client.connection.stream.destroy()).catch(() => undefined)
   }
   client.on('notification', ({ channel, payload }) => handlers.onNotification(channel, payload ?? ''))
+  client.on('error', closed)
+  client.on('end', () => closed(new Error('the connection was closed by the server or the network')))
   try {
-    await client.connect()
-    client.on('error', closed)
-    client.on('end', () => closed(new Error('the connection was closed by the server or the network')))
-    await client.query(listenStatement(channels))
+    await unlessAborted(
+      signal,
+      client.connect().then(() => client.query(listenStatement(channels))),
+    )
   } catch (error) {
-    client.on('error', () => undefined)
-    await close().catch(() => undefined)
+    await close()
     throw error
   }
   return { execute: (statement) => client.query(statement), close }
@@ -127,8 +142,10 @@ async function listenWithNodePostgres(
 async function listenWithPglite(
   client: Pglite,
   channels: readonly string[],
+  signal: AbortSignal,
   handlers: ListenHandlers,
 ): Promise<ListenConnection> {
+  signal.throwIfAborted()
   const unlisten = await Promise.all(
     // PGlite does not quote the name.
     channels.map((channel) => client.listen(quoted(channel), (payload) => handlers.onNotification(channel, payload))),
@@ -136,7 +153,7 @@ async function listenWithPglite(
   return {
     execute: (statement) => client.exec(statement),
     close: async () => {
-      await Promise.all(unlisten.map((stop) => stop()))
+      await Promise.all(unlisten.map((stop) => stop())).catch(() => undefined)
     },
   }
 }

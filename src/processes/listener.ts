@@ -2,7 +2,8 @@
  * One LISTEN connection for all queues and workers of a database. Notifications are hints: a worker polls all the same,
  * so whatever goes wrong here costs time and never a task.
  *
- * - closed: nobody subscribes; there is no connection.
+ * - closed: nobody subscribes. The last subscriber to leave ends the run of that time, in whatever state it is; the next
+ *   one begins a new run.
  * - connecting: opening, or waiting before the next attempt, for as long as somebody subscribes. Also when the very first
  *   attempt fails.
  * - up: listening. Asked for a sign of life from time to time: a notification that it sends to itself has to come back.
@@ -12,8 +13,8 @@ import { InvalidArgumentError, NotifyListenerError } from '../vocabulary/errors.
 import { CHANNEL, parseNotification } from '../vocabulary/notification.js'
 import { database, primary, type PgDb } from '../vocabulary/db.js'
 import { newNotifyListener, type NotifyListener } from '../vocabulary/notify-listener.js'
+import { pause, unlessAborted } from './abort.js'
 import { listenOpener, type ListenConnection, type OpenListenConnection } from './listen-connection.js'
-import { Wakeup } from './wakeup.js'
 
 export interface Subscriber {
   readonly queue: string
@@ -24,6 +25,8 @@ export interface Subscriber {
 }
 
 export interface ListenerTimes {
+  /** Milliseconds for connecting, up to the first sign of life. */
+  readonly openTimeoutMs: number
   /** Milliseconds between signs of life. */
   readonly pingIntervalMs: number
   /** Milliseconds after which one that has not come back is missed. */
@@ -32,15 +35,25 @@ export interface ListenerTimes {
   readonly maxRetryMs: number
 }
 
-const TIMES: ListenerTimes = { pingIntervalMs: 30_000, pingTimeoutMs: 5_000, firstRetryMs: 100, maxRetryMs: 30_000 }
+const TIMES: ListenerTimes = {
+  openTimeoutMs: 15_000,
+  pingIntervalMs: 30_000,
+  pingTimeoutMs: 5_000,
+  firstRetryMs: 100,
+  maxRetryMs: 30_000,
+}
+
+interface Run {
+  readonly abort: AbortController
+  readonly ended: Promise<void>
+}
 
 export class Listener {
   readonly #subscribers = new Set<Subscriber>()
   readonly #pingChannel = `apalis_drizzle::alive::${crypto.randomUUID()}`
-  readonly #wakeup = new Wakeup()
-  #running: Promise<void> | undefined
+  #run: Run | undefined
   #state: 'connecting' | 'up' = 'connecting'
-  #lastFailure: unknown
+  #lastFailure: NotifyListenerError | undefined
   #onPong: () => void = () => undefined
 
   constructor(
@@ -51,74 +64,101 @@ export class Listener {
   /** @returns Ends the subscription; the last one to end closes the connection. */
   subscribe(subscriber: Subscriber): () => Promise<void> {
     this.#subscribers.add(subscriber)
-    if (this.#running === undefined) this.#running = this.#run()
-    else if (this.#state === 'up') subscriber.onUp()
+    if (this.#run === undefined) this.#begin()
+    else if (this.#state === 'up') tellUp(subscriber)
     else if (this.#lastFailure !== undefined) subscriber.onDown(this.#lastFailure)
     return async () => {
       this.#subscribers.delete(subscriber)
-      if (this.#subscribers.size > 0) return
-      this.#wakeup.wake()
-      await this.#running
+      if (this.#subscribers.size === 0) await this.#end()
     }
   }
 
-  /** Ends every subscription. */
+  /** Ends every subscription, and tells it. */
   async close(): Promise<void> {
+    const subscribers = [...this.#subscribers]
     this.#subscribers.clear()
-    this.#wakeup.wake()
-    await this.#running
+    const ended = this.#end()
+    for (const subscriber of subscribers) subscriber.onDown(new NotifyListenerError('the listener was disposed'))
+    await ended
   }
 
-  async #run(): Promise<void> {
+  #begin(): void {
+    const abort = new AbortController()
+    this.#run = { abort, ended: this.#listenAgainAndAgain(abort.signal) }
+  }
+
+  /** Whoever subscribes meanwhile gets a run of its own, and keeps nobody waiting for the end of this one. */
+  async #end(): Promise<void> {
+    const run = this.#run
+    this.#run = undefined
+    this.#state = 'connecting'
+    this.#lastFailure = undefined
+    run?.abort.abort()
+    await run?.ended
+  }
+
+  async #listenAgainAndAgain(stopped: AbortSignal): Promise<void> {
     let retryMs = this.times.firstRetryMs
-    while (this.#subscribers.size > 0) {
-      const cause = await this.#listen(() => (retryMs = this.times.firstRetryMs))
-      if (this.#subscribers.size === 0) break
+    while (!stopped.aborted) {
+      const cause = await this.#listen(stopped, () => (retryMs = this.times.firstRetryMs))
+      if (stopped.aborted) return
       this.#down(cause)
-      await this.#wakeup.wait(retryMs * (0.5 + Math.random()))
+      await pause(retryMs * (0.5 + Math.random()), stopped)
       retryMs = Math.min(retryMs * 2, this.times.maxRetryMs)
     }
-    this.#running = undefined
-    this.#lastFailure = undefined
-    this.#state = 'connecting'
   }
 
-  /** Listens until the connection fails or the last subscriber leaves. @returns What ended it. */
-  async #listen(onUp: () => void): Promise<unknown> {
+  /** Listens on one connection, until it fails or the run ends. Never rejects. @returns What ended it. */
+  async #listen(stopped: AbortSignal, onUp: () => void): Promise<unknown> {
+    const over = new AbortController()
+    const stop = () => over.abort()
+    stopped.addEventListener('abort', stop)
+    const late = setTimeout(() => over.abort(new Error(TOO_LATE)), this.times.openTimeoutMs)
     let connection: ListenConnection | undefined
-    let closed: { readonly cause: unknown } | undefined
     try {
-      connection = await this.open([CHANNEL, this.#pingChannel], {
-        onNotification: (channel, payload) => this.#notified(channel, payload),
-        onClosed: (cause) => {
-          closed = { cause }
-          this.#wakeup.wake()
+      connection = await this.open([CHANNEL, this.#pingChannel], over.signal, {
+        onNotification: (channel, payload) => {
+          if (!over.signal.aborted) this.#notified(channel, payload)
         },
+        onClosed: (cause) => over.abort(cause),
       })
-      while (this.#subscribers.size > 0 && closed === undefined) {
-        await this.#ping(connection)
-        if (this.#state !== 'up') {
-          onUp()
-          this.#up()
-        }
-        await this.#wakeup.wait(this.times.pingIntervalMs)
+      await this.#hearOthers(over)
+      clearTimeout(late)
+      onUp()
+      this.#up()
+      for (;;) {
+        await pause(this.times.pingIntervalMs, over.signal)
+        await this.#ping(connection, over, MISSED)
       }
-      return closed?.cause
     } catch (error) {
-      return closed?.cause ?? error
+      return over.signal.aborted ? over.signal.reason : error
     } finally {
-      await connection?.close().catch(() => undefined)
+      stopped.removeEventListener('abort', stop)
+      clearTimeout(late)
+      over.abort()
+      await connection?.close()
     }
   }
 
-  async #ping(connection: ListenConnection): Promise<void> {
-    let timer: ReturnType<typeof setTimeout> | undefined
-    const pong = new Promise<void>((resolve) => (this.#onPong = resolve))
-    const missed = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error(MISSED)), this.times.pingTimeoutMs)
-    })
+  /**
+   * The first sign of life comes from another session. Through a pooler in transaction mode a session hears itself, because
+   * its statements meet on one connection of the pooler, and it hears nobody else.
+   */
+  async #hearOthers(over: AbortController): Promise<void> {
+    const other = await this.open([], over.signal, { onNotification: () => undefined, onClosed: () => undefined })
     try {
-      await Promise.race([Promise.all([pong, connection.execute(`notify "${this.#pingChannel}"`)]), missed])
+      await this.#ping(other, over, UNHEARD)
+    } finally {
+      await other.close()
+    }
+  }
+
+  async #ping(sender: ListenConnection, over: AbortController, missed: string): Promise<void> {
+    over.signal.throwIfAborted()
+    const pong = new Promise<void>((resolve) => (this.#onPong = resolve))
+    const timer = setTimeout(() => over.abort(new Error(missed)), this.times.pingTimeoutMs)
+    try {
+      await unlessAborted(over.signal, Promise.all([pong, sender.execute(`notify "${this.#pingChannel}"`)]))
     } finally {
       clearTimeout(timer)
     }
@@ -134,25 +174,30 @@ export class Listener {
   #up(): void {
     this.#state = 'up'
     this.#lastFailure = undefined
-    for (const subscriber of this.#subscribers) {
-      subscriber.onUp()
-      subscriber.onWake()
-    }
+    for (const subscriber of this.#subscribers) tellUp(subscriber)
   }
 
   /** Told once per outage, not once per attempt. */
-  #down(reason: unknown): void {
-    const wasKnown = this.#state === 'connecting' && this.#lastFailure !== undefined
+  #down(cause: unknown): void {
+    const wasKnown = this.#lastFailure !== undefined
     this.#state = 'connecting'
-    const message = reason instanceof Error ? reason.message : 'the connection failed'
-    this.#lastFailure = new NotifyListenerError(message, { cause: reason })
+    const message = cause instanceof Error ? cause.message : 'the connection failed'
+    this.#lastFailure = new NotifyListenerError(message, { cause })
     if (wasKnown) return
     for (const subscriber of this.#subscribers) subscriber.onDown(this.#lastFailure)
   }
 }
 
-const MISSED =
-  'a notification that the listener sent to itself did not come back; the connection is dead, or goes through a pooler in transaction mode (then pass createNotifyListener(directDb) as listen)'
+/** Awake, because what was announced before nobody has heard. */
+function tellUp(subscriber: Subscriber): void {
+  subscriber.onUp()
+  subscriber.onWake()
+}
+
+const TOO_LATE = 'the database did not answer in time'
+const MISSED = 'a notification that the listener sent to itself did not come back, so the connection is dead'
+const UNHEARD =
+  'a notification of another session did not arrive; if the connection goes through a pooler in transaction mode, pass createNotifyListener(directDb) as listen'
 
 const shared = new WeakMap<object, Listener>()
 
@@ -169,7 +214,7 @@ function sharedListener(applicationDb: PgDb): Listener | undefined {
 /**
  * A listener over a connection of its own to `directDb`, for applications whose pool goes through PgBouncer in
  * transaction mode, where LISTEN does not work. Pass it as `listen` to storages or workers. It connects with the first
- * worker and disconnects with the last; disposing it ends it for all of them.
+ * worker and disconnects with the last; disposing it ends it for all of them, and they go on by polling.
  *
  * @param directDb - A Drizzle database that connects to PostgreSQL itself.
  * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a driver that has no LISTEN.
