@@ -22,7 +22,7 @@ export interface PostgresServer {
 }
 
 const CONNECT_TIMEOUT_SECONDS = 5
-const REMOVAL_TIMEOUT_MS = 5_000
+const REMOVAL_TIMEOUT_MS = 20_000
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 
 export async function startPostgres(): Promise<PostgresServer> {
