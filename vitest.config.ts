@@ -3,22 +3,39 @@ import { defineConfig } from 'vitest/config'
 
 const source = (file: string) => fileURLToPath(new URL(`src/${file}`, import.meta.url))
 
+const aliases = [
+  { find: /^apalis-drizzle$/, replacement: source('index.ts') },
+  { find: /^apalis-drizzle\/schema$/, replacement: source('schema.ts') },
+  { find: /^apalis-drizzle\/testing$/, replacement: source('testing.ts') },
+]
+const options = { pool: 'forks', testTimeout: 20_000, hookTimeout: 60_000 } as const
+
 export default defineConfig({
-  resolve: {
-    alias: [
-      { find: /^apalis-drizzle$/, replacement: source('index.ts') },
-      { find: /^apalis-drizzle\/schema$/, replacement: source('schema.ts') },
-      { find: /^apalis-drizzle\/testing$/, replacement: source('testing.ts') },
-    ],
-  },
   test: {
-    include: ['test/**/*.test.ts'],
     reporters: ['default', './test/support/closing-line.ts'],
+    // Once for all projects.
     globalSetup: 'test/support/global-setup.ts',
-    pool: 'forks',
     maxWorkers: 2,
-    testTimeout: 20_000,
-    hookTimeout: 60_000,
-    typecheck: { enabled: true, include: ['test/types/**/*.test-d.ts'], tsconfig: 'test/types/tsconfig.json' },
+    projects: [
+      {
+        resolve: { alias: aliases },
+        test: {
+          ...options,
+          name: 'drizzle 0.45',
+          provide: { drizzle: '0.45' },
+          include: ['test/**/*.test.ts'],
+          typecheck: { enabled: true, include: ['test/types/**/*.test-d.ts'], tsconfig: 'test/types/tsconfig.json' },
+        },
+      },
+      {
+        resolve: { alias: [...aliases, { find: /^drizzle-orm(?=\/|$)/, replacement: 'drizzle-orm-rc' }] },
+        test: {
+          ...options,
+          name: 'drizzle 1.0',
+          provide: { drizzle: '1.0' },
+          include: ['test/{drivers,outbox,push}.test.ts'],
+        },
+      },
+    ],
   },
 })

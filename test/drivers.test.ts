@@ -4,12 +4,13 @@
  */
 import { PGlite } from '@electric-sql/pglite'
 import { eq } from 'drizzle-orm'
+import { npmVersion } from 'drizzle-orm/version'
 import { drizzle as drizzleNodePostgres } from 'drizzle-orm/node-postgres'
 import { drizzle as drizzlePglite } from 'drizzle-orm/pglite'
 import { drizzle as drizzlePostgresJs, type PostgresJsDatabase } from 'drizzle-orm/postgres-js'
 import pg from 'pg'
 import postgres from 'postgres'
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest'
 import {
   DatabaseError,
   defineQueue,
@@ -26,6 +27,17 @@ import type { Db } from '../src/vocabulary/db.js'
 import { caught } from './support/caught.js'
 import { useDatabase } from './support/database.js'
 import { taskId } from './support/rows.js'
+
+declare module 'vitest' {
+  export interface ProvidedContext {
+    /** The Drizzle line that the files of this run import. */
+    drizzle: string
+  }
+}
+
+it('runs on the Drizzle line that it is told', () => {
+  expect(npmVersion.startsWith(inject('drizzle'))).toBe(true)
+})
 
 /** The drivers' databases differ in types that this file does not use. */
 type Database = Pick<PostgresJsDatabase, 'select' | 'delete' | 'transaction'>
