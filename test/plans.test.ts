@@ -7,6 +7,8 @@ import { ack, acknowledgedEarlier } from '../src/statements/ack.js'
 import { claim } from '../src/statements/claim.js'
 import { heartbeat } from '../src/statements/heartbeat.js'
 import { markRunning } from '../src/statements/mark-running.js'
+import { nextDueMs } from '../src/statements/next-due.js'
+import { register } from '../src/statements/register.js'
 import { sweep } from '../src/statements/sweep.js'
 import type { Db } from '../src/vocabulary/db.js'
 import type { AckEntry, Fence } from '../src/vocabulary/outcome.js'
@@ -93,6 +95,19 @@ describe.each([
     it('a claim of a worker that lost its registration reads no task', async () => {
       const plan = await explain(database, claiming(20, 'token of another'), mode)
       expect(plan.buffers, plan.text).toBeLessThan(15)
+    })
+
+    it('the question when the next task is due reads one task of each priority', async () => {
+      const plan = await explain(database, (db) => nextDueMs(db, queue), mode)
+      expectLookups(plan, 1)
+      expect(plan.buffers, plan.text).toBeLessThan(100)
+    })
+
+    it('a registration looks up the tasks that it takes back by id', async () => {
+      const registration = { queue, worker, leaseToken: 'token', storageName: 's', layers: '', thresholdMs: 60_000 }
+      const plan = await explain(database, (db) => register(db, registration), mode)
+      expectLookups(plan, held.length)
+      expect(plan.buffers, plan.text).toBeLessThan(100 + 25 * held.length)
     })
 
     it('an acknowledgement looks its tasks up by id', async () => {

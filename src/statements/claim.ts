@@ -1,8 +1,9 @@
-import { and, sql, type SQL } from 'drizzle-orm'
+import { sql, type SQL } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
 import { arrayLiteral } from '../vocabulary/array-literal.js'
 import { claimable, guard } from '../vocabulary/claimable.js'
 import { prepared, type Db } from '../vocabulary/db.js'
+import { lastLevel, priorityLevels, waitingInQueue } from '../vocabulary/priority-levels.js'
 
 /** The row of a claimed task, as the database holds it. */
 export interface ClaimedRow {
@@ -104,38 +105,28 @@ function claiming(db: Db, tasks: SQL) {
  * lock, hence raw SQL.
  *
  * The index is ordered by priority first, so one pass over it would walk every delayed task of a high priority before it
- * meets the first due one of a lower priority. Instead the distinct priorities are found one by one, a loose scan of the
- * index, and the due tasks of each are read in order. Beyond 64 priorities the plain pass is cheaper than the steps.
+ * meets the first due one of a lower priority. So the due tasks are read priority by priority, each in order, and those
+ * beyond the levels in one pass.
  *
- * Statistics may be of a time when next to nothing was waiting. A planner that expects fewer tasks than the limit, or
- * one, would read and sort all of them; so it is not told the limit, and the first step has a bound that always holds.
+ * The planner is not told the limit: when it expects fewer tasks than that, because its statistics are of a time when
+ * next to nothing was waiting, it reads and sorts all of them.
  */
 function nextTasks(): SQL {
-  const inQueue = and(sql`${jobs.jobType} = ${sql.placeholder('queue')}`, claimable())
   const limit = sql`(select ${sql.placeholder('limit')}::int)`
-  const order = sql`${jobs.priority} desc, ${jobs.runAt}, ${jobs.id}`
   const columns = sql`${jobs.id} as id, ${jobs.priority} as priority, ${jobs.runAt} as run_at`
   return sql`
-    with recursive level(priority, step) as (
-      (select ${jobs.priority}, 1 from ${jobs} where ${inQueue} and ${jobs.priority} >= 0
-       order by ${jobs.priority} desc limit 1)
-      union all
-      select (select ${jobs.priority} from ${jobs} where ${inQueue} and ${jobs.priority} < level.priority
-              order by ${jobs.priority} desc limit 1), step + 1
-      from level where level.priority is not null and step < 64
-    ),
+    with recursive ${priorityLevels},
     due as materialized (
       (select task.* from level cross join lateral (
          select ${columns} from ${jobs}
-         where ${inQueue} and ${jobs.priority} = level.priority and ${jobs.runAt} <= now()
+         where ${waitingInQueue} and ${jobs.priority} = level.priority and ${jobs.runAt} <= now()
          order by ${jobs.runAt}, ${jobs.id} limit ${limit} for update skip locked
        ) task where level.priority is not null and ${registered()} limit ${limit})
       union all
       select task.* from (
          select ${columns} from ${jobs}
-         where ${inQueue} and ${jobs.runAt} <= now() and ${registered()}
-           and ${jobs.priority} < (select priority from level where step = 64)
-         order by ${order} limit ${limit} for update skip locked
+         where ${waitingInQueue} and ${jobs.priority} < ${lastLevel} and ${jobs.runAt} <= now() and ${registered()}
+         order by ${jobs.priority} desc, ${jobs.runAt}, ${jobs.id} limit ${limit} for update skip locked
        ) task
       limit ${limit}
     )
