@@ -231,12 +231,13 @@ export class Session<Args, Result> {
     if (wasBuffered) reportLostClaim(this.parts.report, held)
   }
 
-  /** The answer of its claim was lost on the way, so nobody works on it. */
+  /** The answer of its claim was lost on the way, so nobody works on it. If it is no longer ours either, all is well. */
   async #handBackStray(fence: Fence): Promise<void> {
+    const answer = await this.#acks.submit(fence, { status: 'Pending' })
+    if (typeof answer === 'string') return
     const ended = { id: fence.id as TaskId, attempt: fence.attempts + 1 }
-    const outcome: AckOutcome = { status: 'Pending' }
-    const answer = await this.#acks.submit(fence, outcome)
-    reportOutcome(this.parts.report, ended, outcome, answer, undefined)
+    const message = `returned task ${ended.id} to the queue uncharged: the answer of its claim was lost`
+    this.parts.report('warn', message, { type: 'task.deferred', ...ended })
   }
 
   async #markRunning(): Promise<void> {

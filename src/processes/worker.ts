@@ -124,8 +124,12 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     return this.stop()
   }
 
-  idle(): Promise<void> {
-    return this.#idleWatch.wait()
+  /** Also the handlers of a lost registration have to end, or to have ignored their signal: they may still push. */
+  async idle(): Promise<void> {
+    do {
+      await Promise.all([...this.#lostSessions].map((session) => session.settled()))
+      await this.#idleWatch.wait()
+    } while (this.#lostSessions.size > 0)
   }
 
   get activity(): number {
