@@ -30,10 +30,12 @@ export function pushGroup(db: Db): PushGroup {
   return group
 }
 
-interface Entry {
-  readonly task: EncodedTask
-  readonly resolve: () => void
-  readonly reject: (error: unknown) => void
+class Entry {
+  resolve!: () => void
+  reject!: (error: unknown) => void
+  readonly outcome = new Promise<void>((resolve, reject) => Object.assign(this, { resolve, reject }))
+
+  constructor(readonly task: EncodedTask) {}
 }
 
 export class PushGroup {
@@ -82,22 +84,17 @@ export class PushGroup {
   }
 
   #storeGrouped(task: EncodedTask): Promise<void> {
-    let entry: Entry | undefined
-    const outcome = new Promise<void>((resolve, reject) => this.#join((entry = { task, resolve, reject })))
-    return within(this.deadlineMs, outcome, () => {
-      const neverSent = entry !== undefined && this.#waiting.delete(entry)
-      throw neverSent ? new PoolError(OPERATION, this.deadlineMs) : this.#noAnswer([task])
+    const entry = new Entry(task)
+    this.#waiting.add(entry)
+    if (!this.#flushing) void this.#flush()
+    return within(this.deadlineMs, entry.outcome, () => {
+      throw this.#waiting.delete(entry) ? new PoolError(OPERATION, this.deadlineMs) : this.#noAnswer([task])
     })
   }
 
   #noAnswer(tasks: readonly EncodedTask[]): Error {
     const hint = `There was no answer within ${this.deadlineMs} ms, and the statement may still be executed. If this was called inside db.transaction, which can hold the last connection of the pool, call pushWithTx or pushTaskWithTx with the transaction.`
     return unknownOutcome(tasks, undefined, hint)
-  }
-
-  #join(entry: Entry): void {
-    this.#waiting.add(entry)
-    if (!this.#flushing) void this.#flush()
   }
 
   async #flush(): Promise<void> {

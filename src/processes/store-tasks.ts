@@ -54,7 +54,7 @@ export async function storeTasks(db: Db, tasks: readonly EncodedTask[]): Promise
       if (repeating.size === 0 && (await insertUnlessTaken(db, statements, lost !== undefined))) return
       const taken = await idsWithTakenKey(db, tasks)
       refuseConflicts(tasks, (task) => taken.has(task.id) || repeating.has(task))
-      if (++refusals === MAX_REFUSALS) throw new Error('their keys were taken and free again several times')
+      if (++refusals === MAX_REFUSALS) throw databaseError(OPERATION, new Error('keys were taken and then free again'))
     } catch (error) {
       if (isApalisError(error)) throw error
       if (lost === undefined) {
