@@ -220,6 +220,10 @@ function sharedListener(applicationDb: PgDb): Listener | undefined {
  * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a driver that has no LISTEN.
  */
 export function createNotifyListener(directDb: PgDb): NotifyListener {
+  return notifyListener(directDb, TIMES)
+}
+
+export function notifyListener(directDb: PgDb, times: ListenerTimes): NotifyListener {
   const open = listenOpener(database(directDb, 'createNotifyListener'))
   if (open === undefined) {
     throw new InvalidArgumentError(
@@ -227,7 +231,7 @@ export function createNotifyListener(directDb: PgDb): NotifyListener {
       'its driver cannot listen; use postgres.js, a pool of node-postgres, or PGlite.',
     )
   }
-  const listener = new Listener(open)
+  const listener = new Listener(open, times)
   const created = newNotifyListener(() => listener.close())
   listeners.set(created, listener)
   return created
