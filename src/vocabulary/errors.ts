@@ -61,7 +61,7 @@ export class PoolError extends ApalisError {
   }
 }
 
-/** `OUTCOME_UNKNOWN`: the statement was sent and its answer was lost, so the task may or may not be stored. */
+/** `OUTCOME_UNKNOWN`: the statement was sent and its answer was lost or did not come in time, so the task may or may not be stored. */
 export class OutcomeUnknownError extends ApalisError {
   readonly code = 'OUTCOME_UNKNOWN'
   readonly operation: string
@@ -192,7 +192,7 @@ export class MissingFieldError extends ApalisError {
 
   constructor(field: string) {
     super(
-      `The claim lacks ${field}. Acknowledge the very object that poll or lockTask returned: a task has to pass poll, then lock, then ack.`,
+      `The claim lacks ${field}. Acknowledge the very object that poll or lockTask returned, or ctx.task of a worker with autoAck: false; a task has to be claimed before it is acknowledged.`,
     )
     this.field = field
   }
