@@ -9,7 +9,7 @@ import {
 
 describe('workerSettings', () => {
   it('has the documented defaults', () => {
-    expect(workerSettings({}, {})).toEqual({
+    expect(workerSettings({}, {})).toMatchObject({
       name: 'worker',
       concurrency: 10,
       bufferSize: 10,

@@ -1,8 +1,7 @@
 import { and, eq, sql } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
 import { owned } from '../vocabulary/claimable.js'
-import { prepared } from '../vocabulary/db.js'
-import type { Db } from '../vocabulary/db.js'
+import { prepared, type Db } from '../vocabulary/db.js'
 import type { Fence } from '../vocabulary/outcome.js'
 
 export interface Heartbeat {
