@@ -70,6 +70,12 @@ export function database(db: PgDb, call: string): Db {
   return primary(db)
 }
 
+/** Either of them, where both will do. */
+export function databaseOrTransaction(dbOrTx: PgDb | PgTx, call: string): Db {
+  if (typeof (dbOrTx as Partial<PgTx> | undefined)?.rollback === 'function') return dbOrTx as unknown as Db
+  return database(dbOrTx as PgDb, call)
+}
+
 /** Drizzle's own name for the class of a database, such as `PostgresJsDatabase`; the same in every copy of Drizzle. */
 export function kindOf(db: Db): string | undefined {
   const { constructor } = db as unknown as { constructor: { [kind: symbol]: unknown } }

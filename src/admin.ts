@@ -1,0 +1,63 @@
+import { registerByAdmin } from './statements/register-by-admin.js'
+import { databaseError } from './vocabulary/database-error.js'
+import { databaseOrTransaction, type PgDb, type PgTx } from './vocabulary/db.js'
+import { checkQueueName, checkWorkerName } from './vocabulary/limits.js'
+import type { QueueDepth, QueueInfo } from './vocabulary/queue-info.js'
+import type { Statistic } from './vocabulary/statistics.js'
+import type { StoredTask } from './vocabulary/stored-task.js'
+import type { TaskFilter } from './vocabulary/task-filter.js'
+import type { WorkerRow } from './vocabulary/worker-row.js'
+import * as reads from './reads.js'
+
+/** What a person or a dashboard asks across queues; see {@link admin}. All of it throws {@link DatabaseError} when a statement fails. */
+export interface Admin {
+  /**
+   * Tasks of all queues, of one status. A task whose payload cannot be read is listed with the reason.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a filter that no list can answer.
+   */
+  listAllTasks(filter?: TaskFilter): Promise<StoredTask<unknown>[]>
+  /** The workers of all queues, the one seen last first. */
+  listAllWorkers(): Promise<WorkerRow[]>
+  /** Every queue that has tasks or workers, with its statistics. Reads all tasks, so its time grows with the table. */
+  listQueues(): Promise<QueueInfo[]>
+  /** Statistics over all queues. Reads all tasks, so its time grows with the table. */
+  metrics(): Promise<Statistic[]>
+  /** Due, delayed and running tasks per queue: for exporters and autoscalers, in milliseconds also on a large table. */
+  queueDepths(): Promise<QueueDepth[]>
+  /** Brings the view `apalis.queue_stats_snapshot` up to date; readers are not held up. Not inside a transaction that others wait for. */
+  refreshQueueStatsSnapshot(): Promise<void>
+  /**
+   * Registers a worker name without a process behind it, for consumers that only need the row. The row of a live worker is
+   * left as it is.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for names that cannot be stored.
+   */
+  registerWorker(queue: string, name: string): Promise<void>
+}
+
+/**
+ * Everything that spans queues. With a transaction it happens in that transaction.
+ *
+ * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for anything but a Drizzle database or transaction on Postgres.
+ */
+export function admin(dbOrTx: PgDb | PgTx): Admin {
+  const db = databaseOrTransaction(dbOrTx, 'admin')
+  return {
+    listAllTasks: (filter) => reads.listAllTasks(db, filter),
+    listAllWorkers: () => reads.listAllWorkers(db),
+    listQueues: () => reads.listQueues(db),
+    metrics: () => reads.metrics(db),
+    queueDepths: () => reads.queueDepths(db),
+    refreshQueueStatsSnapshot: () => reads.refreshQueueStatsSnapshot(db),
+    registerWorker: async (queue, name) => {
+      checkQueueName(queue)
+      checkWorkerName(name)
+      try {
+        await registerByAdmin(db, queue, name)
+      } catch (error) {
+        throw databaseError(`registering worker ${name} in queue ${queue}`, error)
+      }
+    },
+  }
+}
