@@ -232,6 +232,15 @@ describe('a claim', () => {
     expect(counted(mails.events, 'task.done')).toBe(0)
   })
 
+  it('is not taken for lost by a heartbeat that was under way when it came', async () => {
+    const mails = work<number>()
+    await mails.storage.pushTasks(Array.from({ length: 500 }, (_, n) => mails.queue.task(n)))
+    const handler = () => new Promise<void>((resolve) => setTimeout(resolve, 5))
+    await mails.worker(handler, { ...lively, keepAliveMs: 1, concurrency: 5, bufferSize: 5 }).run({ untilIdle: true })
+    expect(counted(mails.events, 'task.done')).toBe(500)
+    expect(counted(mails.events, 'task.stale')).toBe(0)
+  })
+
   /** As an administrator might do it by hand, a second ago. */
   async function takeBack(id: string) {
     await database.sql`update apalis.jobs set status = 'Pending', lock_by = null, lock_at = null where id = ${id}`

@@ -274,14 +274,23 @@ describe('run', () => {
   })
 
   it('until idle ends when nothing is due and nothing runs, and leaves delayed tasks', async () => {
-    const { storage, worker } = work<number>({ retry: { baseMs: 0 } })
+    const { storage, worker } = work<number>()
     const delayed = await storage.push(0, { delayMs: 60_000 })
-    const retried = await storage.push(1)
-    await worker((n, { attempt }) => {
-      if (attempt < 3) throw new Error(`not yet ${n}`)
-    }).run({ untilIdle: true })
-    expect(await row(retried)).toMatchObject({ status: 'Done', attempts: 3 })
+    const due = await storage.push(1)
+    await worker(idle).run({ untilIdle: true })
+    expect(await row(due)).toMatchObject({ status: 'Done' })
     expect(await row(delayed)).toMatchObject({ status: 'Pending', attempts: 0 })
+  })
+
+  it('until idle leaves no task that is to be repeated at once', async () => {
+    for (let round = 0; round < 20; round++) {
+      const { storage, worker } = work<number>({ retry: { baseMs: 0 } })
+      const id = await storage.push(round)
+      await worker((_args, { attempt }) => {
+        if (attempt < 5) throw new Error('not yet')
+      }).run({ untilIdle: true })
+      expect(await row(id)).toMatchObject({ status: 'Done', attempts: 5 })
+    }
   })
 
   it.each([false, true])('ends when somebody stops the worker (untilIdle: %s)', async (untilIdle) => {
