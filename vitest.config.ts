@@ -1,5 +1,5 @@
 import { fileURLToPath } from 'node:url'
-import { defineConfig } from 'vitest/config'
+import { configDefaults, defineConfig } from 'vitest/config'
 
 const source = (file: string) => fileURLToPath(new URL(`src/${file}`, import.meta.url))
 
@@ -10,7 +10,10 @@ const aliases = [
 ]
 const options = { pool: 'forks', testTimeout: 20_000, hookTimeout: 60_000 } as const
 
-export default defineConfig({
+// PgBouncer is a package of the system that not everybody has: `npm run test:pgbouncer` is for those who do.
+const needsPgBouncer = 'test/pgbouncer.test.ts'
+
+export default defineConfig(({ mode }) => ({
   test: {
     reporters: ['default', './test/support/closing-line.ts'],
     // Once for all projects.
@@ -24,6 +27,7 @@ export default defineConfig({
           name: 'drizzle 0.45',
           provide: { drizzle: '0.45' },
           include: ['test/**/*.test.ts'],
+          exclude: [...configDefaults.exclude, ...(mode === 'pgbouncer' ? [] : [needsPgBouncer])],
           typecheck: { enabled: true, include: ['test/types/**/*.test-d.ts'], tsconfig: 'test/types/tsconfig.json' },
         },
       },
@@ -38,4 +42,4 @@ export default defineConfig({
       },
     ],
   },
-})
+}))

@@ -24,12 +24,13 @@ const CONNECT_TIMEOUT_MS = 10_000
 /** How long closing waits for what is still under way. */
 const CLOSE_MS = 500
 
+const NAME = 'apalis-drizzle worker'
 /**
  * Milliseconds. A claim waits for no lock; the ack of a task that a user's transaction holds gives up and is tried again.
  * Read committed, because under stricter levels concurrent claims fail instead of skipping each other's rows.
  */
 const SESSION = {
-  application_name: 'apalis-drizzle worker',
+  application_name: NAME,
   statement_timeout: 15_000,
   lock_timeout: 2_000,
   idle_in_transaction_session_timeout: 30_000,
@@ -76,16 +77,35 @@ interface OpenClient {
   end(ms: number): Promise<void>
 }
 
+type MakeClient = (session: 'our-settings' | 'no-settings') => OpenClient
+
 class SharedClient {
   users = 0
+  #session: Parameters<MakeClient>[0] = 'our-settings'
   #open: OpenClient
 
-  constructor(private readonly make: () => OpenClient) {
-    this.#open = make()
+  constructor(private readonly make: MakeClient) {
+    this.#open = make(this.#session)
   }
 
+  /** Behind a pooler that refuses our settings it goes without: then only `answerMs` bounds how long a statement takes. */
   async run<T>(statement: (db: Db) => Promise<T>, answerMs: number): Promise<T> {
     const open = this.#open
+    try {
+      return await this.#run(open, statement, answerMs)
+    } catch (error) {
+      // Refused while connecting, so nothing was executed.
+      if (!isRefusedByPooler(error)) throw error
+      if (open === this.#open) {
+        if (this.#session === 'no-settings') throw error
+        this.#session = 'no-settings'
+        this.#replace(open)
+      }
+      return this.#run(this.#open, statement, answerMs)
+    }
+  }
+
+  #run<T>(open: OpenClient, statement: (db: Db) => Promise<T>, answerMs: number): Promise<T> {
     return within(answerMs, statement(open.db), () => {
       this.#replace(open)
       throw new Error(`no answer within ${answerMs} ms; the connection is given up`)
@@ -98,13 +118,21 @@ class SharedClient {
 
   #replace(dead: OpenClient): void {
     if (dead !== this.#open) return
-    this.#open = this.make()
+    this.#open = this.make(this.#session)
     void dead.end(0)
   }
 }
 
+const PROTOCOL_VIOLATION = '08P01'
+
+/** By PgBouncer, which takes no startup parameters that it does not know. */
+function isRefusedByPooler(error: unknown): boolean {
+  if (!(error instanceof Error)) return false
+  return (error as { code?: unknown }).code === PROTOCOL_VIOLATION || isRefusedByPooler(error.cause)
+}
+
 /** Drivers are imported only here and only when used, so that none of them is needed to enqueue. */
-async function clientMaker(application: Db): Promise<() => OpenClient> {
+async function clientMaker(application: Db): Promise<MakeClient> {
   const client = (application as { $client?: unknown }).$client
   if (isPostgresJs(client)) return postgresJsMaker(client)
   if (isNodePostgresPool(application, client)) return poolMaker(client)
@@ -112,7 +140,7 @@ async function clientMaker(application: Db): Promise<() => OpenClient> {
   return () => ({ db: application, end: () => Promise.resolve() })
 }
 
-async function postgresJsMaker(application: PostgresJsClient): Promise<() => OpenClient> {
+async function postgresJsMaker(application: PostgresJsClient): Promise<MakeClient> {
   const { default: postgres } = await import('postgres')
   const { drizzle } = await import('drizzle-orm/postgres-js')
   const own = {
@@ -124,29 +152,33 @@ async function postgresJsMaker(application: PostgresJsClient): Promise<() => Ope
     // A round trip per connection, for array types that the statements do not use.
     fetch_types: false,
     onnotice: () => undefined,
-    connection: { ...application.options.connection, ...SESSION, default_transaction_isolation: ISOLATION },
   }
-  return () => {
-    const client = postgres({ ...own })
+  return (session) => {
+    const settings =
+      session === 'our-settings' ? { ...SESSION, default_transaction_isolation: ISOLATION } : { application_name: NAME }
+    const client = postgres({ ...own, connection: { ...application.options.connection, ...settings } })
     return { db: drizzle({ client }) as unknown as Db, end: (ms) => client.end({ timeout: ms / 1_000 }) }
   }
 }
 
-async function poolMaker(application: NodePostgresPool): Promise<() => OpenClient> {
+async function poolMaker(application: NodePostgresPool): Promise<MakeClient> {
   const { drizzle } = await import('drizzle-orm/node-postgres')
   const options = poolOptions(application)
   const own = {
     ...options,
-    ...SESSION,
-    options: withParameters(options['options'], { default_transaction_isolation: ISOLATION }),
+    application_name: NAME,
     max: CONNECTIONS,
     min: 0,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     // Without it a pool that is ended waits for the answers of dead connections.
     query_timeout: DEADLINES.answerMs,
   }
-  return () => {
-    const pool = new application.constructor({ ...own })
+  const settings = {
+    ...SESSION,
+    options: withParameters(options['options'], { default_transaction_isolation: ISOLATION }),
+  }
+  return (session) => {
+    const pool = new application.constructor({ ...own, ...(session === 'our-settings' ? settings : {}) })
     // Without a listener the loss of an idle connection would end the process; the next statement reports it.
     pool.on('error', () => undefined)
     const end = (ms: number) => within(ms, pool.end(), () => undefined)
