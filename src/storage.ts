@@ -1,11 +1,14 @@
 import type { Codec } from './vocabulary/codec.js'
-import type { Handler } from './vocabulary/claim.js'
+import type { Claim, Handler } from './vocabulary/claim.js'
 import { database, type PgDb, type PgTx } from './vocabulary/db.js'
 import { definitionOf } from './vocabulary/definition.js'
 import { InvalidArgumentError, type TaskId } from './vocabulary/errors.js'
+import type { Outcome } from './vocabulary/outcome.js'
 import type { Queue } from './vocabulary/queue.js'
-import { checkStorageConfig, type StorageConfig, type WorkerOptions } from './vocabulary/settings.js'
+import { checkStorageConfig, type PollOptions, type StorageConfig, type WorkerOptions } from './vocabulary/settings.js'
 import type { Task, TaskOptions } from './vocabulary/task.js'
+import { acknowledge } from './processes/handed-out.js'
+import { poll } from './processes/poll.js'
 import { pushAll } from './processes/push-all.js'
 import { pushGroup, type PushGroup } from './processes/push-group.js'
 import { pushTaskWithTx } from './processes/push-with-tx.js'
@@ -106,6 +109,43 @@ export class PostgresStorage<Args, Result = void, Input = Args> {
    */
   worker(handler: Handler<Args, Result>, options: WorkerOptions = {}): Worker {
     return new QueueWorker(this.db, definitionOf(this.queue), handler, this.config, options)
+  }
+
+  /**
+   * Claims of due tasks, for a loop of the application's own. Each one is acknowledged with `ack`; the worker of the loop
+   * keeps it, with heartbeats, for as long as that takes. It claims no more than `bufferSize` tasks ahead of the loop.
+   *
+   * It registers with the first `next()`, so a loop that cannot register throws there: `AlreadyRegisteredError` or
+   * `DatabaseError`; what fails later is an event, and is tried again. Each loop over it is a worker of its own. A task
+   * whose payload cannot be read is charged a failed attempt, reported as `task.failed`, and passed over.
+   *
+   * When the loop ends, claims that it did not get are handed back uncharged. Those that it did get remain its own until
+   * they are acknowledged: only then the name is free, and the process can end by itself. `timeoutMs` of the queue and
+   * `concurrency` have no effect here.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a name that cannot be one.
+   * @example
+   * for await (const claim of storage.poll({ worker: 'importer', signal })) {
+   *   await storage.ack(claim, { status: 'Done', result: await work(claim.args) })
+   * }
+   */
+  poll(options: PollOptions): AsyncIterable<Claim<Args>> {
+    return poll(this.db, definitionOf(this.queue), this.config, options)
+  }
+
+  /**
+   * Records what came of a claim of `poll`, or of `ctx.task` where `autoAck` is `false`; resolves when it is recorded.
+   * While the database fails it is tried again.
+   *
+   * @param claim - The very object. Its `attempt` is not read: what counts is the claim as the database made it.
+   * @throws {StaleAcknowledgementError} `STALE_ACKNOWLEDGEMENT` when the claim was lost, or is acknowledged already.
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` before any SQL, for an outcome that cannot be stored, and for a claim
+   * of another queue; the claim stays as it is.
+   * @throws {MissingFieldError} `MISSING_FIELD` for any other object.
+   * @throws {DatabaseError} `DATABASE` when its worker stopped before the database took the outcome; the task may run again.
+   */
+  ack(claim: Claim<Args>, outcome: Outcome<Result>): Promise<void> {
+    return acknowledge(definitionOf(this.queue), claim, outcome)
   }
 
   #own(task: Task<Input>): Task<Input> {

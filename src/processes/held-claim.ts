@@ -17,21 +17,26 @@ export interface HeldRow extends TaskRow {
  * - `running`: its handler runs.
  * - `acking`: its outcome, or that it goes back unstarted, is on the way to the database, which decides whether the
  *   claim is still good.
- * - `over`: acknowledged, or lost before it was; nothing of it reaches the database any more.
+ * - `over`: acknowledged; nothing of it reaches the database any more.
+ * - `lost`: neither, because the database no longer counts it as ours.
  */
 export class HeldClaim {
-  state: 'buffered' | 'running' | 'acking' | 'over' = 'buffered'
+  state: 'buffered' | 'running' | 'acking' | 'over' | 'lost' = 'buffered'
   /** When this process received the claim, by `performance.now()`. */
   readonly heldSince = performance.now()
   /** Whether the database shows it as Queued, and so would not charge it if this process died. */
   shownAsQueued: boolean
   /** Why `signal` aborted, if it did. */
   abortedBecause: TaskAbortedError['why'] | undefined
+  /** Where the application acknowledges it: resolves when it has, or when there is no more waiting for that. */
+  readonly dismissed: Promise<void>
+  #dismiss: () => void = () => undefined
   #startedAt: number | undefined
   readonly #abort = new AbortController()
 
   constructor(readonly row: HeldRow) {
     this.shownAsQueued = row.status === 'Queued'
+    this.dismissed = new Promise((resolve) => (this.#dismiss = resolve))
   }
 
   get id(): TaskId {
@@ -71,9 +76,14 @@ export class HeldClaim {
     this.#abort.abort(new TaskAbortedError(why, this.id))
   }
 
+  dismiss(): void {
+    this.#dismiss()
+  }
+
   /** The database no longer counts it as ours: the handler is told, and nothing it does is recorded. */
   lose(): void {
-    this.state = 'over'
+    this.state = 'lost'
     this.abort('claim-lost')
+    this.dismiss()
   }
 }

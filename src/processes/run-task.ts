@@ -13,7 +13,8 @@ import type { HeldClaim } from './held-claim.js'
 export const ABORT_GRACE_MS = 1_000
 
 export interface Execution {
-  readonly outcome: AckOutcome
+  /** `undefined` when a handler was called whose task the application acknowledges itself. */
+  readonly outcome: AckOutcome | undefined
   /** What the handler threw, or what kept it from running; `undefined` when the task is done. */
   readonly cause?: unknown
   /** Set when the handler ignored its signal: settles when it ends after all. */
@@ -25,16 +26,30 @@ export interface TaskRunner<Args, Result> {
   readonly worker: string
   readonly queue: QueueDefinition<Args, Result>
   readonly handler: Handler<Args, Result>
+  /** Whether what comes of the handler is the outcome of its task. Otherwise `storage.ack` tells it. */
+  readonly autoAck: boolean
   /** Told when the queue's own retry function fails; the default backoff is used instead. */
   readonly onRetryFailure: (error: unknown) => void
 }
 
-/** Never rejects: whatever goes wrong is an outcome of the task. */
-export async function runTask<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, Result>): Promise<Execution> {
+/**
+ * Never rejects: whatever goes wrong is an outcome of the task. So is, whoever acknowledges, that it cannot be read.
+ *
+ * @param handOut - Called before the handler with a task that the application acknowledges itself.
+ */
+export async function runTask<Args, Result>(
+  claim: HeldClaim,
+  runner: TaskRunner<Args, Result>,
+  handOut: (task: Claim<Args>) => void,
+): Promise<Execution> {
   try {
     const task = await readTask(claim, runner)
     // A schema may take its time, and the claim may be lost meanwhile.
     claim.signal.throwIfAborted()
+    if (!runner.autoAck) {
+      handOut(task)
+      return await runUnrecorded(claim, task, runner)
+    }
     const ended = await runHandler(claim, task, runner)
     if ('overrun' in ended) return { ...failed(claim, runner, claim.signal.reason), overrun: ended.overrun }
     return await done(runner, ended.result)
@@ -76,6 +91,19 @@ async function runHandler<Args, Result>(
   } finally {
     timers.forEach(clearTimeout)
     signal.removeEventListener('abort', onAbort)
+  }
+}
+
+async function runUnrecorded<Args, Result>(
+  claim: HeldClaim,
+  task: Claim<Args>,
+  runner: TaskRunner<Args, Result>,
+): Promise<Execution> {
+  try {
+    const ended = await runHandler(claim, task, runner)
+    return { outcome: undefined, ...('overrun' in ended ? { overrun: ended.overrun } : {}) }
+  } catch (error) {
+    return { outcome: undefined, cause: error }
   }
 }
 

@@ -13,12 +13,14 @@ import { markRunning } from '../statements/mark-running.js'
 import { nextDueMs } from '../statements/next-due.js'
 import { databaseError } from '../vocabulary/database-error.js'
 import type { TaskId } from '../vocabulary/errors.js'
+import type { Claim } from '../vocabulary/claim.js'
 import type { AckOutcome, Fence } from '../vocabulary/outcome.js'
 import type { WorkerSettings } from '../vocabulary/settings.js'
-import { AckGroup } from './ack-group.js'
+import { AckGroup, type AckAnswer } from './ack-group.js'
 import { ClaimLoop } from './claim-loop.js'
 import type { ControlClient } from './control-client.js'
 import { within, type Deadlines } from './deadlines.js'
+import { handOut } from './handed-out.js'
 import { HeldClaim } from './held-claim.js'
 import type { IdleWatch } from './idle-watch.js'
 import { KeepAlive } from './keep-alive.js'
@@ -54,7 +56,8 @@ export class Session<Args, Result> {
   readonly #held = new Map<string, HeldClaim>()
   /** Those of the held that wait for a slot, in the order of their start. */
   readonly #buffer: HeldClaim[] = []
-  readonly #tasks = new Set<Promise<void>>()
+  /** Whatever is under way with a held claim that is not buffered, and the hand-backs of strays. */
+  readonly #tasks = new Set<Promise<unknown>>()
   readonly #strays: Strays
   readonly #acks: AckGroup
   readonly #keepAlive: KeepAlive
@@ -114,6 +117,25 @@ export class Session<Args, Result> {
     void this.#keepAlive.stop()
   }
 
+  /** Claims nothing more and hands back what has not started; resolves when that is recorded. */
+  async handBack(): Promise<void> {
+    if (this.#state === 'working') this.#state = 'draining'
+    const claimed = this.#claims.stop()
+    this.#handBackBuffer()
+    await claimed
+    await this.#untilEach(({ state }) => state === 'running')
+  }
+
+  /** Resolves when the application has acknowledged all that it was given, or lost it. */
+  acknowledged(): Promise<void> {
+    return this.#untilEach(({ state }) => state !== 'running')
+  }
+
+  /** Whether a handler runs, or the application has yet to acknowledge a claim. */
+  get running(): boolean {
+    return [...this.#held.values()].some(({ state }) => state === 'running')
+  }
+
   /** Resolves when a session that claims nothing more has nothing more to do. */
   async settled(): Promise<void> {
     const claimed = this.#claims.stop()
@@ -168,7 +190,11 @@ export class Session<Args, Result> {
     }
   }
 
-  #track(work: Promise<void>): void {
+  async #untilEach(isSo: (held: HeldClaim) => boolean): Promise<void> {
+    while (![...this.#held.values()].every(isSo)) await Promise.race(this.#tasks)
+  }
+
+  #track(work: Promise<unknown>): void {
     const tracked = work.finally(() => {
       this.#tasks.delete(tracked)
       this.#claims.wake()
@@ -180,27 +206,51 @@ export class Session<Args, Result> {
     const { slots, runner } = this.parts
     slots.take()
     held.start()
-    const { outcome, cause, overrun } = await runTask(held, runner)
+    const { outcome, cause, overrun } = await runTask(held, runner, (task) => this.#handOut(held, task))
     if (overrun === undefined) slots.release()
     else {
       this.#reportOverrun(held)
       void overrun.then(() => slots.release())
     }
-    await this.#record(held, outcome, cause)
+    if (outcome !== undefined) await this.#record(held, outcome, cause)
+    else await this.#leave(held, cause)
+  }
+
+  #handOut(held: HeldClaim, task: Claim<Args>): void {
+    const { queue, onRetryFailure } = this.parts.runner
+    const record = (outcome: AckOutcome, cause: unknown) => {
+      const recording = this.#record(held, outcome, cause)
+      this.#track(recording)
+      held.dismiss()
+      return recording
+    }
+    handOut(task, { held, queue, onRetryFailure, record })
+  }
+
+  /** Waits for the application to acknowledge the claim. What it keeps beyond the end of the worker goes back. */
+  async #leave(held: HeldClaim, cause: unknown): Promise<void> {
+    if (cause !== undefined && held.abortedBecause !== 'shutdown' && held.state !== 'lost') {
+      const operation = 'running a handler without autoAck'
+      const message = `the handler of task ${held.id} failed: ${inWords(cause)}; its claim waits for storage.ack`
+      this.parts.report('error', message, { type: 'worker.error', operation, cause })
+    }
+    await held.dismissed
+    if (held.state === 'running' || held.state === 'lost') await this.#record(held, { status: 'Pending' })
   }
 
   /** Offers an outcome to the database, unless the claim is lost already, and reports what became of it. */
-  async #record(held: HeldClaim, outcome: AckOutcome, cause?: unknown): Promise<void> {
+  async #record(held: HeldClaim, outcome: AckOutcome, cause?: unknown): Promise<AckAnswer> {
     const { report } = this.parts
-    if (held.state === 'over') {
+    if (held.state === 'lost') {
       reportLostClaim(report, held)
-      return
+      return 'stale'
     }
     held.state = 'acking'
     const answer = await this.#acks.submit(held.fence, outcome)
     held.state = 'over'
     if (this.#held.get(held.id) === held) this.#held.delete(held.id)
     reportOutcome(report, held, outcome, answer, cause)
+    return answer
   }
 
   #handBackBuffer(): void {
@@ -208,7 +258,11 @@ export class Session<Args, Result> {
   }
 
   #abortAll(): void {
-    for (const held of this.#held.values()) if (held.state === 'running') held.abort('shutdown')
+    for (const held of this.#held.values()) {
+      if (held.state !== 'running') continue
+      held.abort('shutdown')
+      held.dismiss()
+    }
   }
 
   /** Claims that the database no longer counts as ours are lost; tasks that only the database counts as ours go back. */

@@ -1,23 +1,36 @@
 /**
- * The places in which handlers run. They belong to the worker and not to one registration: a handler that ignores its
+ * The places in which handlers run; of a poll, one for each consumer that waits. They belong to the worker and not to one registration: a handler that ignores its
  * signal keeps its place, also beyond a lost registration.
  */
 export class Slots {
+  #size: number
   #taken = 0
   #changes = 0
 
   constructor(
-    readonly size: number,
+    size: number,
     private readonly onFree: () => void,
-  ) {}
+  ) {
+    this.#size = size
+  }
 
   get free(): number {
-    return this.size - this.#taken
+    // One that was removed may still be in use.
+    return Math.max(this.#size - this.#taken, 0)
   }
 
   /** How many handlers have started or ended so far, to tell whether anything happened between two looks. */
   get changes(): number {
     return this.#changes
+  }
+
+  add(): void {
+    this.#size += 1
+    this.onFree()
+  }
+
+  remove(): void {
+    this.#size -= 1
   }
 
   take(): void {

@@ -79,7 +79,10 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
   #supervising: Promise<void> | undefined
   #stopping: Promise<void> | undefined
   #resolveStopped: () => void = () => undefined
+  #resolveHandedBack: () => void = () => undefined
+  readonly #handedBack = new Promise<void>((resolve) => (this.#resolveHandedBack = resolve))
 
+  /** @param slots - With how many it starts. */
   constructor(
     private readonly db: PgDb,
     private readonly definition: QueueDefinition<Args, Result>,
@@ -87,6 +90,7 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     config: StorageConfig,
     options: WorkerOptions,
     private readonly deadlines: Deadlines = DEADLINES,
+    slots?: number,
   ) {
     database(db, 'worker')
     if (typeof handler !== 'function') {
@@ -95,7 +99,7 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     this.queue = definition.name
     this.#settings = workerSettings(config, options)
     this.#name = this.#settings.name
-    this.#slots = new Slots(this.#settings.concurrency, () => this.#session?.wake())
+    this.#slots = new Slots(slots ?? this.#settings.concurrency, () => this.#session?.wake())
     this.#onEvent = options.onEvent ?? config.onEvent
     this.stopped = new Promise((resolve) => (this.#resolveStopped = resolve))
   }
@@ -114,6 +118,19 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
 
   stop({ timeoutMs = this.#settings.stopTimeoutMs }: { timeoutMs?: number | undefined } = {}): Promise<void> {
     return (this.#stopping ??= this.#stop(Math.min(timeoutMs, MAX_STOP_TIMEOUT_MS)))
+  }
+
+  /**
+   * Stops when the application has acknowledged all that it was given, however long that takes. Resolves already when
+   * only such claims are left.
+   */
+  async retire(): Promise<void> {
+    this.#stopping ??= this.#stop(this.#settings.stopTimeoutMs, (session) => this.#untilAcknowledged(session))
+    await Promise.race([this.#stopping, this.#handedBack])
+  }
+
+  get slots(): Slots {
+    return this.#slots
   }
 
   run(options: RunOptions = {}): Promise<void> {
@@ -210,6 +227,7 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
       worker,
       queue: this.definition,
       handler: this.handler,
+      autoAck: this.#settings.autoAck,
       onRetryFailure: (cause) => {
         const message = `the retry function of the queue failed, so its default backoff was used: ${inWords(cause)}`
         this.#report('error', message, { type: 'worker.error', operation, cause })
@@ -245,7 +263,17 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     }
   }
 
-  async #stop(timeoutMs: number): Promise<void> {
+  async #untilAcknowledged(session: Session<Args, Result>): Promise<void> {
+    await within(this.deadlines.lastCallMs, session.handBack(), () => undefined)
+    if (session.running) this.#resolveHandedBack()
+    await session.acknowledged()
+  }
+
+  /** @param ready - Each session is drained when it resolves. */
+  async #stop(
+    timeoutMs: number,
+    ready: (session: Session<Args, Result>) => Promise<void> = () => Promise.resolve(),
+  ): Promise<void> {
     this.#state = 'stopping'
     this.#requestStop()
     this.#pause.wake()
@@ -257,7 +285,10 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     const control = this.#control
     if (control !== undefined) {
       const sessions = [...this.#lostSessions, ...(this.#session === undefined ? [] : [this.#session])]
-      await Promise.all([unsubscribed, ...sessions.map((session) => session.drain(timeoutMs))])
+      await Promise.all([
+        unsubscribed,
+        ...sessions.map((session) => ready(session).then(() => session.drain(timeoutMs))),
+      ])
       await this.#release(control)
       await control.close()
     }

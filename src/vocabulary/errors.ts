@@ -192,7 +192,7 @@ export class MissingFieldError extends ApalisError {
 
   constructor(field: string) {
     super(
-      `The claim lacks ${field}. Acknowledge the very object that poll or lockTask returned, or ctx.task of a worker with autoAck: false; a task has to be claimed before it is acknowledged.`,
+      `The claim lacks ${field}. Acknowledge the very object that poll or lockTask returned, or ctx.task of a worker with autoAck: false: a task has to pass poll, then lock, then ack.`,
     )
     this.field = field
   }

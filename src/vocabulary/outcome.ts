@@ -1,4 +1,17 @@
-/** What happened to a claim, as the acknowledgement writes it. */
+/** What happened to a claim: as the application tells it, and as the acknowledgement writes it. */
+
+/**
+ * What came of a claim, for `storage.ack`.
+ *
+ * - `Done`: final. The result is stored as JSON.
+ * - `Failed`: charged. It runs again after `delayMs` milliseconds (default: the queue's `retry`), or is Killed when no
+ *   attempt is left.
+ * - `Killed`: final, whatever attempts are left.
+ */
+export type Outcome<Result> =
+  | { status: 'Done'; result: Result }
+  | { status: 'Failed'; error: unknown; delayMs?: number | undefined }
+  | { status: 'Killed'; error: unknown }
 
 /** Identifies one claim of one task: whatever changes the task's state or owner changes one of these. */
 export interface Fence {

@@ -19,6 +19,12 @@ export interface StorageConfig {
    */
   pollIntervalMs?: PollInterval | undefined
   /**
+   * Whether what a handler returns or throws ends its task. With `false` that is left to `storage.ack(ctx.task, outcome)`,
+   * also after the handler has returned; until then the task stays claimed. A task whose payload cannot be read fails all
+   * the same, and what is not acknowledged when `stop` has waited for its timeout goes back uncharged. Default `true`.
+   */
+  autoAck?: boolean | undefined
+  /**
    * Whether workers are woken by notifications, over one more connection per database. `false`: they only poll. A listener
    * made by `createNotifyListener`, for applications whose pool goes through PgBouncer. Default `true`.
    */
@@ -39,6 +45,13 @@ export interface WorkerOptions extends StorageConfig {
   stopTimeoutMs?: number | undefined
 }
 
+export interface PollOptions {
+  /** A name as of `WorkerOptions`: `importer` registers as `importer#1` or the next free number, `importer#3` as itself. */
+  worker: string
+  /** Ends the series as a `break` does. */
+  signal?: AbortSignal | undefined
+}
+
 export interface WorkerSettings {
   readonly name: string
   readonly concurrency: number
@@ -47,6 +60,7 @@ export interface WorkerSettings {
   readonly reenqueueOrphanedAfterMs: number
   readonly pollIntervalMs: PollInterval
   readonly listen: boolean | NotifyListener
+  readonly autoAck: boolean
   readonly stopTimeoutMs: number
 }
 
@@ -63,11 +77,12 @@ export function workerSettings(config: StorageConfig, options: WorkerOptions): W
     bufferSize = 10,
     pollIntervalMs = 100,
     listen = true,
+    autoAck = true,
   } = storage
   checkWorkerName(name)
   whole('concurrency', concurrency, 1, 100_000)
   whole('stopTimeoutMs', stopTimeoutMs, 0, MAX_TIMER_MS)
-  checkStorageConfig({ keepAliveMs, reenqueueOrphanedAfterMs, bufferSize, pollIntervalMs, listen })
+  checkStorageConfig({ keepAliveMs, reenqueueOrphanedAfterMs, bufferSize, pollIntervalMs, listen, autoAck })
   return {
     name,
     concurrency,
@@ -76,6 +91,7 @@ export function workerSettings(config: StorageConfig, options: WorkerOptions): W
     reenqueueOrphanedAfterMs,
     pollIntervalMs,
     listen,
+    autoAck,
     bufferSize: Math.max(bufferSize, concurrency, 1),
   }
 }
@@ -88,6 +104,7 @@ export function checkStorageConfig(config: StorageConfig): void {
     bufferSize = 10,
     pollIntervalMs = 100,
     listen = true,
+    autoAck = true,
   } = config
   whole('keepAliveMs', keepAliveMs, 1, MAX_TIMER_MS)
   whole('reenqueueOrphanedAfterMs', reenqueueOrphanedAfterMs, 1_000, MAX_TIMER_MS)
@@ -96,6 +113,7 @@ export function checkStorageConfig(config: StorageConfig): void {
   if (typeof listen !== 'boolean' && !isNotifyListener(listen)) {
     throw new InvalidArgumentError('listen', 'pass true, false, or what createNotifyListener returned.')
   }
+  if (typeof autoAck !== 'boolean') throw new InvalidArgumentError('autoAck', 'pass true or false.')
   if (keepAliveMs >= reenqueueOrphanedAfterMs) {
     throw new InvalidArgumentError(
       'keepAliveMs',

@@ -1,0 +1,98 @@
+/** Claims whose outcome the application tells by itself. */
+import type { Claim } from '../vocabulary/claim.js'
+import type { QueueDefinition } from '../vocabulary/definition.js'
+import {
+  DatabaseError,
+  InvalidArgumentError,
+  MissingFieldError,
+  StaleAcknowledgementError,
+  type TaskId,
+} from '../vocabulary/errors.js'
+import { checkDelay, typeOf } from '../vocabulary/limits.js'
+import type { AckOutcome, Outcome } from '../vocabulary/outcome.js'
+import { errResult, okResult } from '../vocabulary/result.js'
+import type { AckAnswer } from './ack-group.js'
+import type { HeldClaim } from './held-claim.js'
+
+export interface HandedOut {
+  readonly held: HeldClaim
+  readonly queue: QueueDefinition
+  /** Told when the queue's own retry function fails; the default backoff is used instead. */
+  readonly onRetryFailure: (error: unknown) => void
+  /** Offers the outcome to the database, once. */
+  readonly record: (outcome: AckOutcome, cause: unknown) => Promise<AckAnswer>
+}
+
+/** By the very object that the application got: lock time and attempts are not the caller's to change. */
+const handedOut = new WeakMap<object, HandedOut>()
+
+export function handOut(task: Claim<unknown>, entry: HandedOut): void {
+  handedOut.set(task, entry)
+}
+
+/** Returns a task that nobody has looked at to the queue, uncharged. */
+export function handBack(task: Claim<unknown>): void {
+  void handedOut.get(task)?.record({ status: 'Pending' }, undefined)
+}
+
+/** Records what came of a claim, for `PostgresStorage.ack`. */
+export async function acknowledge<Result>(
+  queue: QueueDefinition<unknown, Result>,
+  claim: Claim<unknown>,
+  outcome: Outcome<Result>,
+): Promise<void> {
+  const entry = handedOut.get(claim)
+  if (entry === undefined) throw notHandedOut(claim)
+  const { held } = entry
+  if (entry.queue.name !== queue.name) {
+    throw new InvalidArgumentError(
+      'claim',
+      `it belongs to queue ${JSON.stringify(entry.queue.name)}, and this storage to ${JSON.stringify(queue.name)}.`,
+    )
+  }
+  const stale = () => new StaleAcknowledgementError(held.id, queue.name, claim.worker)
+  if (held.state !== 'running') throw stale()
+  const recorded = await ackOutcome(queue, entry, outcome)
+  // A result schema takes its time, and another acknowledgement may have come first.
+  if (held.state !== 'running') throw stale()
+  const answer = await entry.record(recorded, 'error' in outcome ? outcome.error : undefined)
+  if (answer === 'stale') throw stale()
+  if (answer === 'given-up') throw notRecorded(held.id)
+}
+
+async function ackOutcome<Result>(
+  queue: QueueDefinition<unknown, Result>,
+  { held, onRetryFailure }: HandedOut,
+  outcome: Outcome<Result>,
+): Promise<AckOutcome> {
+  switch (outcome.status) {
+    case 'Done':
+      return { status: 'Done', result: await okResult(queue, outcome.result) }
+    case 'Killed':
+      return { status: 'Killed', result: errResult(outcome.error) }
+    case 'Failed': {
+      if (outcome.delayMs !== undefined) {
+        const due = { delayMs: checkDelay('outcome.delayMs', outcome.delayMs) }
+        return { status: 'Failed', result: errResult(outcome.error), due }
+      }
+      const { delayMs, failure } = queue.retryDelay(held.attempt, outcome.error)
+      if (failure !== undefined) onRetryFailure(failure)
+      return { status: 'Failed', result: errResult(outcome.error), due: { delayMs } }
+    }
+    default:
+      throw new InvalidArgumentError('outcome.status', "pass 'Done', 'Failed' or 'Killed'.")
+  }
+}
+
+function notHandedOut(claim: Partial<Claim<unknown>> | null | undefined): MissingFieldError | InvalidArgumentError {
+  if (typeof claim !== 'object' || claim === null) {
+    return new InvalidArgumentError('claim', `the object that poll returned is needed, not ${typeOf(claim)}.`)
+  }
+  const missing = (['id', 'worker', 'queue'] as const).find((field) => typeof claim[field] !== 'string')
+  return new MissingFieldError(missing ?? 'its lock time, which only the claim itself has and a copy has not')
+}
+
+function notRecorded(id: TaskId): DatabaseError {
+  const cause = new Error('the worker stopped before the database took it')
+  return new DatabaseError(`acknowledging task ${id}`, undefined, cause, 'The task may run again.')
+}
