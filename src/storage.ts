@@ -5,6 +5,10 @@ import { definitionOf } from './vocabulary/definition.js'
 import { InvalidArgumentError, type TaskId } from './vocabulary/errors.js'
 import type { Outcome } from './vocabulary/outcome.js'
 import type { Queue } from './vocabulary/queue.js'
+import type { Statistic } from './vocabulary/statistics.js'
+import type { StoredTask } from './vocabulary/stored-task.js'
+import type { TaskFilter } from './vocabulary/task-filter.js'
+import type { WorkerRow } from './vocabulary/worker-row.js'
 import { checkStorageConfig, type PollOptions, type StorageConfig, type WorkerOptions } from './vocabulary/settings.js'
 import type { Task, TaskOptions } from './vocabulary/task.js'
 import { acknowledge } from './processes/handed-out.js'
@@ -13,6 +17,7 @@ import { pushAll } from './processes/push-all.js'
 import { pushGroup, type PushGroup } from './processes/push-group.js'
 import { pushTaskWithTx } from './processes/push-with-tx.js'
 import { QueueWorker, type Worker } from './processes/worker.js'
+import { fetchById, listTasks, listWorkers, metrics } from './reads.js'
 
 /**
  * The tasks of one queue in one database: push, and make workers. Cheap to create and without state of its own; nothing
@@ -146,6 +151,36 @@ export class PostgresStorage<Args, Result = void, Input = Args> {
    */
   ack(claim: Claim<Args>, outcome: Outcome<Result>): Promise<void> {
     return acknowledge(definitionOf(this.queue), claim, outcome)
+  }
+
+  /**
+   * The task with this id, if it belongs to this queue.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` if it is no task id.
+   * @throws {DatabaseError} `DATABASE`
+   */
+  fetchById(id: string): Promise<StoredTask<Args> | undefined> {
+    return fetchById(database(this.db, 'fetchById'), definitionOf(this.queue), id)
+  }
+
+  /**
+   * Tasks of this queue, of one status; `Pending` by default. A task whose payload cannot be read is listed with the reason.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a filter that no list can answer.
+   * @throws {DatabaseError} `DATABASE`
+   */
+  listTasks(filter?: TaskFilter): Promise<StoredTask<Args>[]> {
+    return listTasks(database(this.db, 'listTasks'), definitionOf(this.queue), filter)
+  }
+
+  /** The workers of this queue, the one seen last first. @throws {DatabaseError} `DATABASE` */
+  listWorkers(): Promise<WorkerRow[]> {
+    return listWorkers(database(this.db, 'listWorkers'), this.queue.name)
+  }
+
+  /** Statistics of this queue. Reads all of its tasks, so its time grows with them. @throws {DatabaseError} `DATABASE` */
+  metrics(): Promise<Statistic[]> {
+    return metrics(database(this.db, 'metrics'), this.queue.name)
   }
 
   #own(task: Task<Input>): Task<Input> {

@@ -51,6 +51,27 @@ describe('registerWorker', () => {
   })
 })
 
+describe('a storage', () => {
+  it('reads its own queue', async () => {
+    const storage = new PostgresStorage(database.db, emails, { listen: false })
+    const other = new PostgresStorage(database.db, defineQueue<number>('numbers'))
+    const id = await storage.push({ to: 'ada' })
+    expect(await storage.fetchById(id)).toMatchObject({
+      id,
+      status: 'Pending',
+      payload: { ok: true, args: { to: 'ada' } },
+    })
+    expect(await other.fetchById(id)).toBeUndefined()
+    expect((await storage.listTasks()).map((task) => task.id)).toEqual([id])
+    expect(await storage.listTasks({ status: 'Done' })).toEqual([])
+    expect((await storage.metrics()).find(({ title }) => title === 'PENDING_JOBS')).toMatchObject({ value: '1' })
+    const worker = storage.worker(() => undefined)
+    await worker.start()
+    expect((await storage.listWorkers()).map(({ name }) => name)).toEqual([worker.name])
+    await worker.stop()
+  })
+})
+
 describe('admin', () => {
   it('reads in the transaction that it is given', async () => {
     await database.db.transaction(async (tx) => {
