@@ -94,3 +94,8 @@ describe('a storage', () => {
     })
   })
 })
+
+it('makes workers that reveal nothing either when they are printed', () => {
+  const worker = new PostgresStorage(nowhere(), emails).worker(() => undefined)
+  expect(inspect(worker, { depth: 10, showHidden: true })).not.toContain('s3cret')
+})

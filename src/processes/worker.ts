@@ -57,6 +57,8 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
   readonly queue: string
   /** Resolves when `stop` has done its work. */
   readonly stopped: Promise<void>
+  // Private to the runtime too, because printing a worker must not print the client and with it the password.
+  readonly #db: PgDb
   readonly #settings: WorkerSettings
   readonly #leaseToken = newLeaseToken()
   readonly #slots: Slots
@@ -84,7 +86,7 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
 
   /** @param slots - With how many it starts. */
   constructor(
-    private readonly db: PgDb,
+    db: PgDb,
     private readonly definition: QueueDefinition<Args, Result>,
     private readonly handler: Handler<Args, Result>,
     config: StorageConfig,
@@ -93,6 +95,7 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     slots?: number,
   ) {
     database(db, 'worker')
+    this.#db = db
     if (typeof handler !== 'function') {
       throw new InvalidArgumentError('handler', 'pass the function that runs a task: worker(async (args, ctx) => …).')
     }
@@ -157,7 +160,7 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     this.#state = 'starting'
     let control: ControlClient | undefined
     try {
-      control = await openControlClient(this.db, this.deadlines.answerMs)
+      control = await openControlClient(this.#db, this.deadlines.answerMs)
       await this.#beginSession(control)
     } catch (error) {
       if (this.#state === 'starting') this.#state = 'idle'
@@ -203,7 +206,7 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
 
   /** Notifications wake whatever session there is. */
   #subscribe(): void {
-    const listener = chosenListener(this.db, this.#settings.listen)
+    const listener = chosenListener(this.#db, this.#settings.listen)
     if (listener === undefined) return
     this.#unsubscribe = listener.subscribe({
       queue: this.queue,
