@@ -3,6 +3,7 @@
  */
 import {
   AlreadyRegisteredError,
+  DatabaseError,
   DecodeError,
   defineQueue,
   InvalidArgumentError,
@@ -19,8 +20,10 @@ import {
 } from 'apalis-drizzle'
 import { recordEvents } from 'apalis-drizzle/testing'
 import { describe, expect, it } from 'vitest'
+import { DEADLINES } from '../src/processes/deadlines.js'
 import { caught } from './support/caught.js'
 import { useDatabase } from './support/database.js'
+import { hold } from './support/held.js'
 import { rowOf, storeWorker, workerRow } from './support/rows.js'
 import { until } from './support/until.js'
 import { gate, useWorkers } from './support/workers.js'
@@ -59,7 +62,7 @@ async function statuses(queue: string): Promise<Record<string, number>> {
 const DONE: Outcome<string> = { status: 'Done', result: 'sent' }
 
 describe('poll', () => {
-  it('gives due tasks to a loop, by priority and age, and ends with it', async () => {
+  it('gives due tasks to a loop, by priority and age, and ends with it [FETCH-08]', async () => {
     const { queue, storage, events } = polled()
     await storage.push(1, { runAt: new Date(5_000) })
     await storage.push(2, { runAt: new Date(1_000) })
@@ -92,7 +95,7 @@ describe('poll', () => {
     await loop.return?.()
   })
 
-  it('claims no more than bufferSize ahead of the loop, and shows those as Queued', async () => {
+  it('claims no more than bufferSize ahead of the loop, and shows those as Queued [SHARED-05]', async () => {
     const { queue, storage, push } = polled({ bufferSize: 3 })
     await push(20)
     const loop = storage.poll({ worker: 'mine' })[Symbol.asyncIterator]()
@@ -105,6 +108,16 @@ describe('poll', () => {
     taken.push(await loop.next())
     await until(async () => (await statuses(queue))['Pending'] === 14, 'the buffer is filled again')
     for (const { value } of taken) await storage.ack(value as Claim<number>, DONE)
+    await loop.return?.()
+  })
+
+  it('claims ten ahead if not told otherwise [SHARED-04]', async () => {
+    const { queue, storage, push } = polled()
+    await push(20)
+    const loop = storage.poll({ worker: 'mine' })[Symbol.asyncIterator]()
+    const { value } = await loop.next()
+    expect(await statuses(queue)).toEqual({ Running: 1, Queued: 10, Pending: 9 })
+    await storage.ack(value as Claim<number>, DONE)
     await loop.return?.()
   })
 
@@ -223,7 +236,7 @@ describe('poll: registration', () => {
 })
 
 describe('poll: when the loop ends', () => {
-  it('hands back what it has not given away, uncharged', async () => {
+  it('hands back what it has not given away, uncharged [FETCH-09]', async () => {
     const { queue, storage, push } = polled({ bufferSize: 5 })
     await push(10)
     for await (const claim of storage.poll({ worker: 'mine' })) {
@@ -248,6 +261,22 @@ describe('poll: when the loop ends', () => {
     expect(await caught(looping)).toBe(broken)
     await events.next('worker.stopped')
     expect(await statuses(queue)).toEqual({ Failed: 1, Pending: 1 })
+  })
+
+  it('hears of no more tasks; another loop over the queue still does [SHARED-07]', async () => {
+    const { storage, events } = polled({ pollIntervalMs: 600_000 })
+    const ending = storage.poll({ worker: 'ending' })[Symbol.asyncIterator]()
+    const staying = storage.poll({ worker: 'staying' })[Symbol.asyncIterator]()
+    const nexts = [ending.next(), staying.next()] as const
+    await Promise.all([events.next('listener.up'), events.next('listener.up')])
+    await ending.return?.()
+    expect(await nexts[0]).toMatchObject({ done: true })
+    await storage.push(1)
+    const claim = (await nexts[1]).value as Claim<number>
+    await storage.ack(claim, DONE)
+    await staying.return?.()
+    const claimed = events.all.filter(({ type }) => type === 'task.claimed')
+    expect(claimed.map(({ worker }) => worker)).toEqual(['staying#1'])
   })
 
   it('by its signal, also while it waits; and with a signal that has aborted already nothing begins', async () => {
@@ -490,6 +519,20 @@ describe('a worker without autoAck', () => {
     await worker.stop({ timeoutMs: 100 })
     expect(await row(id)).toMatchObject({ status: 'Pending', attempts: 0, lock_by: null })
     expect(await caught(storage.ack(task, DONE))).toBeInstanceOf(StaleAcknowledgementError)
+  })
+
+  it('says that an outcome could not be recorded when the worker stopped before the database took it', async () => {
+    const { storage, started } = work<number, string>()
+    const id = await storage.push(1)
+    const seen = gate<Claim<number>>()
+    const deadlines = { ...DEADLINES, lastCallMs: 100 }
+    const worker = await started((_, { task }) => (seen.open(task), ''), { autoAck: false }, deadlines)
+    const task = await seen.opened
+    const held = await hold(database.sql, `select from apalis.jobs where id = '${id}' for update`)
+    const [refused] = await Promise.all([caught(storage.ack(task, DONE)), worker.stop({ timeoutMs: 100 })])
+    expect(refused).toBeInstanceOf(DatabaseError)
+    expect((refused as Error).message).toContain(`acknowledging task ${id}`)
+    await held.release()
   })
 
   it('refuses the task of a worker that acknowledges by itself', async () => {
