@@ -93,6 +93,8 @@ describe('tables', () => {
       'autovacuum_vacuum_scale_factor=0.01',
       'autovacuum_vacuum_threshold=1000',
       'autovacuum_vacuum_insert_scale_factor=0.05',
+      'autovacuum_analyze_scale_factor=0.01',
+      'autovacuum_analyze_threshold=1000',
       'autovacuum_vacuum_cost_delay=0',
     ])
   })

@@ -15,6 +15,8 @@ import { Wakeup } from './wakeup.js'
 
 /** Acks in one statement. */
 const MAX_GROUP = 500
+/** Characters of results in one statement; a single one may have a million. */
+const MAX_GROUP_SIZE = 4 * 1024 * 1024
 const FIRST_RETRY_MS = 50
 const MAX_RETRY_MS = 2_000
 const LOCK_NOT_AVAILABLE = '55P03'
@@ -39,6 +41,15 @@ interface Lane {
   readonly waiting: Entry[]
   readonly pause: Wakeup
   sending: boolean
+}
+
+function nextGroup({ waiting, size }: Lane): Entry[] {
+  let characters = 0
+  const end = waiting.findIndex(({ outcome }, index) => {
+    characters += 'result' in outcome ? outcome.result.length : 0
+    return index === size || (index > 0 && characters > MAX_GROUP_SIZE)
+  })
+  return waiting.splice(0, end === -1 ? waiting.length : end)
 }
 
 export class AckGroup {
@@ -84,7 +95,7 @@ export class AckGroup {
     lane.sending = true
     let failures = 0
     while (lane.waiting.length > 0) {
-      const entries = lane.waiting.splice(0, lane.size)
+      const entries = nextGroup(lane)
       try {
         await this.#acknowledge(entries)
         failures = 0

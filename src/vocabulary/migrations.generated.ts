@@ -190,14 +190,16 @@ REFRESH MATERIALIZED VIEW apalis.queue_stats_snapshot;`,
   {
     name: '0004_autovacuum',
     custom: true,
-    sha256: 'd23d69bd9b862a5df232a6797e287cc7062d116b86a7c7b63901048160b5659b',
+    sha256: '2b24624ea3f52cb4a3e817a783d6405eddbc60d31894477bd191794f6cb08cec',
     statements: [
       `-- By default a table with a million finished tasks collects 200,000 dead rows before it is vacuumed, and claims walk past
--- their index entries.
+-- their index entries; and its statistics are as old as 100,000 changes.
 ALTER TABLE apalis.jobs SET (
   autovacuum_vacuum_scale_factor = 0.01,
   autovacuum_vacuum_threshold = 1000,
   autovacuum_vacuum_insert_scale_factor = 0.05,
+  autovacuum_analyze_scale_factor = 0.01,
+  autovacuum_analyze_threshold = 1000,
   autovacuum_vacuum_cost_delay = 0
 );`,
     ],
