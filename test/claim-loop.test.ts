@@ -89,9 +89,9 @@ describe('the claim loop', () => {
     await pass(0)
     expect(failures).toEqual([broken[0]])
     room.mockReturnValue(4)
-    await pass(200 + 400 + 800)
+    await pass(100 + 200 + 400)
     expect(failures).toEqual(broken)
-    expect(times()).toEqual([0, 0, 200, 600, 1_400])
+    expect(times()).toEqual([0, 0, 100, 300, 700])
     expect(looks.map(({ limit }) => limit)).toEqual([10, 10, 4, 4, 4])
   })
 
@@ -151,6 +151,28 @@ describe('the claim loop', () => {
     expect(times()).toEqual([0])
     expect(asked).toEqual([0, 1_500])
     expect(looks).toHaveLength(1)
+  })
+
+  it('forgets failures once anything has worked again, also when it only asked', async () => {
+    let down = false
+    const failedAt: number[] = []
+    const answer = <T>(value: T) => (down ? Promise.reject(new Error('away')) : Promise.resolve(value))
+    looking(300, [], {
+      claim: () => answer(0),
+      nextDueMs: () => answer(undefined),
+      onFailure: () => failedAt.push(Math.round(performance.now())),
+    })
+    const waitsOfAnOutage = async () => {
+      down = true
+      failedAt.length = 0
+      await vi.waitUntil(() => failedAt.length === 3, { timeout: 60_000 })
+      down = false
+      return failedAt.slice(1).map((at, index) => at - failedAt[index]!)
+    }
+    await pass(10_000)
+    expect(await waitsOfAnOutage()).toEqual([100, 200])
+    await pass(10_000)
+    expect(await waitsOfAnOutage()).toEqual([100, 200])
   })
 
   it('looks no more when it is stopped, also when that is while it waits', async () => {

@@ -143,6 +143,21 @@ describe.each(drivers)('the control client of %s', (_driver, connect, withSettin
   })
 })
 
+describe.each(drivers)('closed while a statement gets no answer, with %s', (_driver, connect) => {
+  it('rejects it at its deadline, opens nothing new and ends once', async () => {
+    const proxy = await startProxy(database.url)
+    onTestFinished(() => proxy.stop())
+    const control = await controlClient(connect(proxy.url), 300)
+    expect(await valueOf(control, 'select 1')).toBe(1)
+    proxy.swallow()
+    const unanswered = expect(valueOf(control, 'select 2')).rejects.toThrow()
+    const { turns } = proxy
+    await control.close()
+    await unanswered
+    expect(proxy.turns).toBe(turns)
+  })
+})
+
 describe('the control client', () => {
   it('leaves nothing behind when the database cannot be reached', async () => {
     const control = await controlClient(postgresJs('postgres://postgres@127.0.0.1:1/none'))

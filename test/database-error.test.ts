@@ -7,7 +7,7 @@ import {
   databaseError,
   databaseHint,
   isConnectionFailure,
-  isDataError,
+  isRefusedRow,
   isPoolTimeout,
   isRefusedConnection,
   isTransient,
@@ -119,13 +119,15 @@ describe.each(SHAPES)('an error of %s', (_, make) => {
   ])('with SQLSTATE %s is a %s failure', (code, kind) => {
     const error = make({ code })
     expect(sqlStateOf(error)).toBe(code)
-    expect({ transient: isTransient(error), data: isDataError(error), connection: isConnectionFailure(error) }).toEqual(
-      {
-        transient: kind === 'transient',
-        data: kind === 'data',
-        connection: kind === 'connection',
-      },
-    )
+    expect({
+      transient: isTransient(error),
+      data: isRefusedRow(error),
+      connection: isConnectionFailure(error),
+    }).toEqual({
+      transient: kind === 'transient',
+      data: kind === 'data',
+      connection: kind === 'connection',
+    })
   })
 })
 
@@ -158,7 +160,7 @@ describe('an error of the connection', () => {
     expect(sqlStateOf(error)).toBeUndefined()
     expect(isConnectionFailure(error)).toBe(true)
     expect(isRefusedConnection(error)).toBe(refused)
-    expect(isTransient(error) || isDataError(error)).toBe(false)
+    expect(isTransient(error) || isRefusedRow(error)).toBe(false)
     expect(inspect(databaseError('claiming', error))).not.toContain('secret')
   })
 
@@ -178,9 +180,18 @@ describe('an error of the connection', () => {
     const causes = ['::1', '127.0.0.1'].map((host) => systemError('ECONNREFUSED', `connect ECONNREFUSED ${host}:5432`))
     const error = databaseError('claiming', Object.assign(new AggregateError(causes), { code: 'ECONNREFUSED' }))
     expect(error.message).toBe(
-      'Database error while claiming: connect ECONNREFUSED ::1:5432; connect ECONNREFUSED 127.0.0.1:5432.',
+      'Database error while claiming: connect ECONNREFUSED ::1:5432; connect ECONNREFUSED 127.0.0.1:5432. Check the address, and that the server is running.',
     )
     expect(error.cause).toMatchObject({ code: 'ECONNREFUSED' })
+  })
+
+  it.each([
+    ['55P03', /Nothing was stored\. Another session holds a lock: pg_blocking_pids/],
+    ['28P01', /Check user, password and name of the database/],
+    ['3D000', /Check user, password and name of the database/],
+  ])('names the next step for %s', (code, hint) => {
+    const error = Object.assign(new Error('refused'), { code, severity: 'ERROR' })
+    expect(databaseError('claiming', error).message).toMatch(hint)
   })
 
   it('is told from a pool without a free connection', () => {

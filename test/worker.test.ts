@@ -13,6 +13,7 @@ import {
   TaskAbortedError,
   type TaskContext,
 } from 'apalis-drizzle'
+import { inspect } from 'node:util'
 import { describe, expect, it, vi } from 'vitest'
 import { useDatabase } from './support/database.js'
 import { rowOf, storeTask, storeWorker, taskId, workerRow } from './support/rows.js'
@@ -436,6 +437,17 @@ describe('events', () => {
     expect(failed.message).toContain(`attempt 1 of task ${id} failed: TypeError E_CARD`)
     expect(failed.cause).toBe(error)
     expect(events.all.map(({ message }) => message).join('\n')).not.toContain('4000-1234')
+  })
+
+  it('can be logged as a whole without the error, which may quote a payload', async () => {
+    const { storage, events, started } = work<string>({ maxAttempts: 1 })
+    await storage.push('secret')
+    await started((args) => {
+      throw new Error(`cannot send ${args}`)
+    })
+    const event = await events.next('task.killed')
+    expect(String(event.cause)).toContain('secret')
+    expect(JSON.stringify(event) + inspect(event)).not.toContain('secret')
   })
 
   it('go to the console without a callback, warnings and errors only, one line each', async () => {

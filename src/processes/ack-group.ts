@@ -7,7 +7,7 @@
  * its neighbours: the group is dissolved, and its acknowledgements go one by one, beside the next groups.
  */
 import { ack, acknowledgedEarlier } from '../statements/ack.js'
-import { isConnectionFailure, isDataError, isTransient, sqlStateOf } from '../vocabulary/database-error.js'
+import { isConnectionFailure, isRefusedRow, isTransient, sqlStateOf } from '../vocabulary/database-error.js'
 import type { AckOutcome, Fence } from '../vocabulary/outcome.js'
 import { errResult } from '../vocabulary/result.js'
 import type { ControlClient } from './control-client.js'
@@ -138,7 +138,7 @@ export class AckGroup {
 
   #sendAgain(lane: Lane, entries: readonly Entry[], error: unknown): void {
     const [first] = entries
-    if (isDataError(error)) {
+    if (isRefusedRow(error)) {
       if (entries.length > 1) this.#add(this.#alone, entries)
       else if (first !== undefined) this.#replaceResult(lane, first)
     } else if (sqlStateOf(error) === LOCK_NOT_AVAILABLE) {

@@ -89,13 +89,14 @@ export class ClaimLoop {
           const isIdle = poll.delayMs >= IDLE_MS && found === 0
           dueMs = (isIdle || hinted) && !ask && !this.#hurried() ? await this.hooks.nextDueMs() : undefined
         } else {
+          failureMs = FIRST_FAILURE_MS
           poll = nextPoll(poll, this.interval, false, this.hooks.listening())
         }
         look = await this.#pause(poll, dueMs)
       } catch (error) {
         this.hooks.onFailure(error)
-        failureMs = Math.min(failureMs * 2, MAX_FAILURE_BACKOFF_MS)
         await this.#wait(failureMs, () => false)
+        failureMs = Math.min(failureMs * 2, MAX_FAILURE_BACKOFF_MS)
       }
     }
   }

@@ -83,6 +83,7 @@ class SharedClient {
   users = 0
   #session: Parameters<MakeClient>[0] = 'our-settings'
   #open: OpenClient
+  #ended = false
 
   constructor(private readonly make: MakeClient) {
     this.#open = make(this.#session)
@@ -113,11 +114,13 @@ class SharedClient {
   }
 
   end(): Promise<void> {
+    this.#ended = true
     return this.#open.end(CLOSE_MS)
   }
 
+  /** Not after the end: a statement that passes its deadline then would leave a client that nobody closes. */
   #replace(dead: OpenClient): void {
-    if (dead !== this.#open) return
+    if (this.#ended || dead !== this.#open) return
     this.#open = this.make(this.#session)
     void dead.end(0)
   }

@@ -15,6 +15,7 @@ import { SWEEP_LIMIT, sweep } from '../statements/sweep.js'
 import { databaseError } from '../vocabulary/database-error.js'
 import { WorkerNotRegisteredError, type TaskId } from '../vocabulary/errors.js'
 import type { ControlClient } from './control-client.js'
+import { within } from './deadlines.js'
 import type { Registration } from './registration.js'
 import { Wakeup } from './wakeup.js'
 
@@ -75,7 +76,13 @@ export class KeepAlive {
     const sentAt = performance.now()
     const sentDate = Date.now()
     try {
-      const beat = await this.control.run((db) => heartbeat(db, queue, worker, leaseToken))
+      const beat = await within(
+        this.#untilTakenOver(sentDate),
+        this.control.run((db) => heartbeat(db, queue, worker, leaseToken)),
+        () => {
+          throw new Error('no answer before others may take over')
+        },
+      )
       if (this.#stopping) return true
       if (!beat.registered) return this.#lost(new WorkerNotRegisteredError('heartbeat', queue, worker))
       if (this.#mayBeTakenOver(sentDate)) this.#aliveSince = undefined
@@ -91,6 +98,11 @@ export class KeepAlive {
       this.hooks.onFailure('sending the heartbeat', cause)
       return true
     }
+  }
+
+  /** An answer may be longer under way than others wait: this worker must know by then that it is out. */
+  #untilTakenOver(at: number): number {
+    return Math.max(this.#lastSuccess + this.settings.reenqueueOrphanedAfterMs - at, 0)
   }
 
   #mayBeTakenOver(at: number): boolean {

@@ -8,6 +8,7 @@
  * Each promise gets its own outcome: stored, refused, or, when an answer was lost and could not be looked up, unknown.
  */
 import { encodeBatch, isKeyed, refuseRepeatedIds, weight } from '../vocabulary/batch.js'
+import { refusesRow } from '../vocabulary/database-error.js'
 import type { Db } from '../vocabulary/db.js'
 import { isApalisError, PoolError, type TaskId } from '../vocabulary/errors.js'
 import { encodeTask, type EncodedTask, type Task } from '../vocabulary/task.js'
@@ -122,7 +123,8 @@ export class PushGroup {
       await storeTasks(this.db, tasks)
       for (const { resolve } of entries) resolve()
     } catch (error) {
-      if (entries.length > 1 && isRefusedRow(error)) return this.#storeApart(entries)
+      if (entries.length > 1 && isApalisError(error, 'DATABASE') && refusesRow(error.sqlState))
+        return this.#storeApart(entries)
       for (const { task, reject } of entries) reject(ownError(task, error))
     }
   }
@@ -133,11 +135,6 @@ export class PushGroup {
     await this.#store(entries.slice(0, middle))
     await this.#store(entries.slice(middle))
   }
-}
-
-/** Whether the server refused a value (classes 22, 23 and 44), or a trigger of the application did (P0), so that other tasks may pass. */
-function isRefusedRow(error: unknown): boolean {
-  return isApalisError(error, 'DATABASE') && /^(22|23|44|P0)/.test(error.sqlState ?? '')
 }
 
 /** An unknown outcome names the task of its promise alone. */

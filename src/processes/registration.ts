@@ -48,7 +48,7 @@ export async function registerWorker(db: Db, request: RegistrationRequest): Prom
       if (takenBack !== undefined) return { queue, worker, leaseToken, takenBack: takenBack as TaskId[] }
     }
   } catch (error) {
-    throw databaseError(`registering worker ${name} in queue ${queue}`, error)
+    throw databaseError(`registering as ${name} in queue ${queue}`, error)
   }
   throw new AlreadyRegisteredError(queue, name)
 }

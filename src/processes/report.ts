@@ -17,6 +17,8 @@ export function reporter(
 ): Report {
   return (level, message, body) => {
     const event = { level, message: `${worker} (${queue}): ${message}`, queue, worker, ...body } as WorkerEvent
+    // The error of a handler may quote a payload, as those of Drizzle do; who logs the event as a whole must not log that.
+    if ('cause' in event) Object.defineProperty(event, 'cause', { enumerable: false })
     try {
       const returned = onEvent(event)
       // An async callback, whose rejection would otherwise end the process.

@@ -14,7 +14,7 @@ import { inStatements, refuseConflicts, repeatingKeys } from '../vocabulary/batc
 import {
   databaseError,
   isConnectionFailure,
-  isDataError,
+  isRefusedRow,
   isPoolTimeout,
   isRefusedConnection,
   isTransient,
@@ -63,7 +63,7 @@ export async function storeTasks(db: Db, tasks: readonly EncodedTask[]): Promise
         if (!isConnectionFailure(error) || isRefusedConnection(error)) throw databaseError(OPERATION, error)
         if (tasks.some(({ idGiven }) => idGiven)) throw unknownOutcome(tasks, error)
         lost = error
-      } else if (isDataError(error)) {
+      } else if (isRefusedRow(error)) {
         // Nor was the first attempt stored, which said the same.
         throw databaseError(OPERATION, error)
       } else if (!isTransient(error) && !isConnectionFailure(error)) {

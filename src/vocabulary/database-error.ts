@@ -73,16 +73,26 @@ export function isTransient(error: unknown): boolean {
   return ['40001', '40P01', '55P03', '57014'].includes(sqlStateOf(error) ?? '')
 }
 
-/** Whether one value of the statement was refused (classes 22 and 23), so that its neighbours may pass without it. */
-export function isDataError(error: unknown): boolean {
-  return /^2[23]/.test(sqlStateOf(error) ?? '')
+/** Whether one row of the statement was refused, so that its neighbours may pass without it. */
+export function isRefusedRow(error: unknown): boolean {
+  return refusesRow(sqlStateOf(error))
+}
+
+/** Classes 22, 23 and 44, for its values, and P0, by a trigger of the application. */
+export function refusesRow(sqlState: string | undefined): boolean {
+  return /^(22|23|44|P0)/.test(sqlState ?? '')
 }
 
 /** Wraps an error of a statement. Errors of this library pass unchanged. */
 export function databaseError(operation: string, error: unknown): Error {
   if (isApalisError(error)) return error
   const server = serverError(error)
-  return new DatabaseError(operation, server?.code, safeCause(error), databaseHint(server))
+  return new DatabaseError(
+    operation,
+    server?.code,
+    safeCause(error),
+    databaseHint(server) ?? connectionHint(error, server),
+  )
 }
 
 const OWNER_CONSTRAINTS = ['jobs_lock_by_worker_type_fkey', 'jobs_lock_by_fkey']
@@ -103,6 +113,17 @@ export function databaseHint(
     return 'Register the worker for this queue first.'
   }
   return undefined
+}
+
+/** The next step where the statement is not to blame. */
+function connectionHint(error: unknown, server: ServerError | undefined): string | undefined {
+  if (server === undefined) {
+    return isRefusedConnection(error) ? 'Check the address, and that the server is running.' : undefined
+  }
+  if (server.code === '55P03') {
+    return 'Nothing was stored. Another session holds a lock: pg_blocking_pids(pid) in pg_stat_activity says which.'
+  }
+  return /^(28|3D)/.test(server.code) ? 'Check user, password and name of the database.' : undefined
 }
 
 /**

@@ -2,7 +2,8 @@ import type { TaskId } from './errors.js'
 
 /**
  * What a worker reports through `onEvent`: a closed union on `type`. `message` is one line without payload, so that
- * logging is `(event) => log[event.level](event, event.message)`.
+ * logging is `(event) => log[event.level](event, event.message)`. `cause` is not enumerable, because an application's error
+ * may quote a payload: it is there for those who ask for it.
  */
 export type WorkerEvent = {
   readonly level: 'debug' | 'info' | 'warn' | 'error'
