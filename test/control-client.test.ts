@@ -147,14 +147,18 @@ describe.each(drivers)('closed while a statement gets no answer, with %s', (_dri
   it('rejects it at its deadline, opens nothing new and ends once', async () => {
     const proxy = await startProxy(database.url)
     onTestFinished(() => proxy.stop())
-    const control = await controlClient(connect(proxy.url), 300)
-    expect(await valueOf(control, 'select 1')).toBe(1)
+    const control = await controlClient(connect(proxy.url), 500)
+    const unanswered = expect(valueOf(control, 'select 1 as unanswered from pg_sleep(60)')).rejects.toThrow()
+    await until(async () => {
+      const active = await database.sql`select 1 from pg_stat_activity where query like 'select 1 as unanswered%'`
+      return active.length === 1
+    }, 'the statement is under way')
     proxy.swallow()
-    const unanswered = expect(valueOf(control, 'select 2')).rejects.toThrow()
     const { turns } = proxy
     await control.close()
     await unanswered
     expect(proxy.turns).toBe(turns)
+    await database.sql`select pg_terminate_backend(pid) from pg_stat_activity where query like 'select 1 as unanswered%'`
   })
 })
 
