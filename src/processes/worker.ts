@@ -208,15 +208,18 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
   #subscribe(): void {
     const listener = chosenListener(this.#db, this.#settings.listen)
     if (listener === undefined) return
+    let wasDown = false
     this.#unsubscribe = listener.subscribe({
       queue: this.queue,
       onWake: () => this.#session?.hint(),
       onUp: () => {
         this.#listening = true
-        this.#report('info', 'notifications are on', { type: 'listener.up' })
+        this.#report(wasDown ? 'warn' : 'info', 'notifications are on', { type: 'listener.up' })
+        wasDown = false
       },
       onDown: (cause) => {
         this.#listening = false
+        wasDown = true
         this.#report('warn', inWords(cause), { type: 'listener.down', cause })
         // Polls come more often now, from this moment on.
         this.#session?.hint()
@@ -255,7 +258,8 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     for (let delayMs = FIRST_REGISTER_BACKOFF_MS; this.#state === 'running'; delayMs = nextBackoff(delayMs)) {
       try {
         await this.#beginSession(control)
-        this.#report('info', 'registered again', { type: 'heartbeat.regained' })
+        // As loud as the loss, which whoever read of it waits to see ended.
+        this.#report('warn', 'registered again', { type: 'heartbeat.regained' })
         return
       } catch (error) {
         const operation = 'registering again'
