@@ -26,9 +26,11 @@ beforeEach(async () => {
 
 const db = () => database.db as unknown as Db
 
-function take(name = worker, leaseToken = 'mine', threshold = thresholdMs, within: unknown = database.db) {
+/** The ids of the tasks taken back with the name. */
+async function take(name = worker, leaseToken = 'mine', threshold = thresholdMs, within: unknown = database.db) {
   const registration = { queue, worker: name, leaseToken, storageName: 'DrizzleStorage', layers: 'layers' }
-  return register(within as Db, { ...registration, thresholdMs: threshold })
+  const orphans = await register(within as Db, { ...registration, thresholdMs: threshold })
+  return orphans?.map(({ id }) => id)
 }
 
 async function start(name: string): Promise<string> {

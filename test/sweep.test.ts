@@ -23,9 +23,14 @@ beforeEach(async () => {
 
 const db = () => database.db as unknown as Db
 
+/** The ids of the tasks taken back. */
+async function sweptIds(...args: Parameters<typeof sweep>): Promise<string[]> {
+  return (await sweep(...args)).map(({ id }) => id)
+}
+
 async function sweepSilentForASecond(sweptQueue = queue): Promise<string[]> {
   await serverHasRunForASecond(database.sql)
-  return sweep(db(), sweptQueue, 1_000)
+  return sweptIds(db(), sweptQueue, 1_000)
 }
 
 async function sweepOne(task: Partial<StoredTask>) {
@@ -165,9 +170,9 @@ describe('sweep: the threshold', () => {
     // Within a transaction now() stands still.
     await database.db.transaction(async (tx) => {
       await tx.execute(`update apalis.workers set last_seen = now() - interval '999 milliseconds'`)
-      expect(await sweep(tx as unknown as Db, queue, 1_000)).toEqual([])
+      expect(await sweptIds(tx as unknown as Db, queue, 1_000)).toEqual([])
       await tx.execute(`update apalis.workers set last_seen = now() - interval '1000 milliseconds'`)
-      expect(await sweep(tx as unknown as Db, queue, 1_000)).toEqual([taskId(1)])
+      expect(await sweptIds(tx as unknown as Db, queue, 1_000)).toEqual([taskId(1)])
     })
   })
 })
@@ -210,11 +215,11 @@ describe('sweep: after a restart of the server', () => {
 
   it('takes nothing while the server runs for less than the threshold, however old the last heartbeat', async () => {
     const threshold = (await uptimeMs(database.sql)) + 3_600_000
-    expect(await sweep(db(), queue, threshold)).toEqual([])
+    expect(await sweptIds(db(), queue, threshold)).toEqual([])
   })
 
   it('takes the tasks of those that were silent since the restart', async () => {
     const threshold = await uptimeMs(database.sql)
-    expect(await sweep(db(), queue, threshold)).toEqual([taskId(1)])
+    expect(await sweptIds(db(), queue, threshold)).toEqual([taskId(1)])
   })
 })

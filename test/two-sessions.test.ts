@@ -80,11 +80,12 @@ async function fallSilent(): Promise<void> {
   await database.sql`update apalis.workers set last_seen = now() - interval '1 hour' where id = ${worker}`
 }
 
-const sweepWith = (db: Db) => sweep(db, queue, 1_000)
+const sweepWith = async (db: Db) => (await sweep(db, queue, 1_000)).map(({ id }) => id)
 
-function takeOver(db: Db) {
+async function takeOver(db: Db) {
   const registration = { queue, worker, leaseToken: 'token of the successor', storageName: 's', layers: '' }
-  return register(db, { ...registration, thresholdMs: 1_000 })
+  const orphans = await register(db, { ...registration, thresholdMs: 1_000 })
+  return orphans?.map(({ id }) => id)
 }
 
 describe('an acknowledgement and a sweep', () => {

@@ -13,7 +13,8 @@
 import { heartbeat, type Heartbeat } from '../statements/heartbeat.js'
 import { SWEEP_LIMIT, sweep } from '../statements/sweep.js'
 import { databaseError } from '../vocabulary/database-error.js'
-import { WorkerNotRegisteredError, type TaskId } from '../vocabulary/errors.js'
+import { WorkerNotRegisteredError } from '../vocabulary/errors.js'
+import type { Orphan } from '../vocabulary/orphan.js'
 import type { ControlClient } from './control-client.js'
 import { within } from './deadlines.js'
 import type { Registration } from './registration.js'
@@ -24,7 +25,7 @@ const RETRY_MS = 1_000
 export interface KeepAliveHooks {
   /** @param sentAt - `performance.now()` before the request left. */
   onBeat(beat: Heartbeat, sentAt: number): void
-  onSwept(ids: readonly TaskId[]): void
+  onSwept(orphans: readonly Orphan[]): void
   onFailure(operation: string, error: unknown): void
   onLost(cause: unknown): void
 }
@@ -125,9 +126,9 @@ export class KeepAlive {
     const { reenqueueOrphanedAfterMs } = this.settings
     try {
       for (;;) {
-        const ids = await this.control.run((db) => sweep(db, queue, reenqueueOrphanedAfterMs))
-        if (ids.length > 0) this.hooks.onSwept(ids as TaskId[])
-        if (ids.length < SWEEP_LIMIT || this.#stopping) return
+        const orphans = await this.control.run((db) => sweep(db, queue, reenqueueOrphanedAfterMs))
+        if (orphans.length > 0) this.hooks.onSwept(orphans)
+        if (orphans.length < SWEEP_LIMIT || this.#stopping) return
       }
     } catch (error) {
       this.hooks.onFailure('sweeping orphans', databaseError('sweeping orphans', error))

@@ -1,5 +1,6 @@
 /** What an operator reads about the end of a claim. */
 import type { TaskId } from '../vocabulary/errors.js'
+import type { Orphan } from '../vocabulary/orphan.js'
 import type { AckOutcome } from '../vocabulary/outcome.js'
 import type { AckAnswer } from './ack-group.js'
 import { inWords, type Report } from './report.js'
@@ -44,4 +45,23 @@ export function reportOutcome(
 export function reportLostClaim(report: Report, { id, attempt }: EndedClaim): void {
   const message = `the claim of task ${id} was lost; whatever came of it is not recorded here, another run decides`
   report('warn', message, { type: 'task.stale', id, attempt })
+}
+
+/** @param owner - Whose tasks they were. */
+export function reportOrphans(report: Report, orphans: readonly Orphan[], owner: string): void {
+  if (orphans.length === 0) return
+  const killed = orphans.filter(({ status }) => status === 'Killed')
+  const returned = orphans.length - killed.length
+  const givenUp = killed.length === 0 ? '' : `; gave up ${killed.length} whose last attempt that was`
+  const message = `returned ${returned} ${returned === 1 ? 'task' : 'tasks'} of ${owner} to the queue${givenUp}`
+  report('warn', message, { type: 'orphan.swept', ids: orphans.map(({ id }) => id) })
+  for (const { id, attempts: attempt } of killed) {
+    const cause = new Error('The worker died or fell silent while the task ran.')
+    report('error', `task ${id} is given up: its worker died or fell silent during attempt ${attempt}, the last one`, {
+      type: 'task.killed',
+      id,
+      attempt,
+      cause,
+    })
+  }
 }

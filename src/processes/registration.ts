@@ -8,14 +8,15 @@ import { ulid } from 'ulid'
 import { namesInUse, register, release, type NameInUse } from '../statements/register.js'
 import { databaseError } from '../vocabulary/database-error.js'
 import type { Db } from '../vocabulary/db.js'
-import { AlreadyRegisteredError, type TaskId } from '../vocabulary/errors.js'
+import { AlreadyRegisteredError } from '../vocabulary/errors.js'
+import type { Orphan } from '../vocabulary/orphan.js'
 
 export interface Registration {
   readonly queue: string
   readonly worker: string
   readonly leaseToken: string
   /** Tasks of a dead process of the same name, which are back in the queue now. */
-  readonly takenBack: readonly TaskId[]
+  readonly takenBack: readonly Orphan[]
 }
 
 export interface RegistrationRequest {
@@ -45,7 +46,7 @@ export async function registerWorker(db: Db, request: RegistrationRequest): Prom
   try {
     for (const worker of await candidates(db, request)) {
       const takenBack = await register(db, { ...request, worker, storageName: 'DrizzleStorage' })
-      if (takenBack !== undefined) return { queue, worker, leaseToken, takenBack: takenBack as TaskId[] }
+      if (takenBack !== undefined) return { queue, worker, leaseToken, takenBack }
     }
   } catch (error) {
     throw databaseError(`registering as ${name} in queue ${queue}`, error)

@@ -24,7 +24,7 @@ import { handOut } from './handed-out.js'
 import { HeldClaim } from './held-claim.js'
 import type { IdleWatch } from './idle-watch.js'
 import { KeepAlive } from './keep-alive.js'
-import { reportLostClaim, reportOutcome } from './outcome-report.js'
+import { reportLostClaim, reportOrphans, reportOutcome } from './outcome-report.js'
 import type { Registration } from './registration.js'
 import { inWords, type Report } from './report.js'
 import { ABORT_GRACE_MS, runTask, type TaskRunner } from './run-task.js'
@@ -74,7 +74,7 @@ export class Session<Args, Result> {
     )
     this.#keepAlive = new KeepAlive(control, registration, registeredAt, settings, {
       onBeat: (beat, sentAt) => this.#reconcile(beat, sentAt),
-      onSwept: (ids) => this.#reportSwept(ids),
+      onSwept: (orphans) => reportOrphans(parts.report, orphans, 'silent workers'),
       onFailure: (operation, error) => this.#reportFailure(operation, error),
       onLost: (cause) => {
         this.#lose(cause)
@@ -324,11 +324,6 @@ export class Session<Args, Result> {
   #reportOverrun({ id, attempt, abortedBecause }: HeldClaim): void {
     const message = `task ${id} ignores its signal (${abortedBecause}) and keeps its slot until its handler returns`
     this.parts.report('warn', message, { type: 'task.overrun', id, attempt })
-  }
-
-  #reportSwept(ids: readonly TaskId[]): void {
-    const message = `returned ${ids.length} ${ids.length === 1 ? 'task' : 'tasks'} of silent workers to the queue`
-    this.parts.report('warn', message, { type: 'orphan.swept', ids })
   }
 
   #reportFailure(operation: string, error: unknown): void {

@@ -11,7 +11,7 @@
 import type { Handler } from '../vocabulary/claim.js'
 import { databaseError } from '../vocabulary/database-error.js'
 import { database, type PgDb } from '../vocabulary/db.js'
-import { InvalidArgumentError, type TaskId } from '../vocabulary/errors.js'
+import { InvalidArgumentError } from '../vocabulary/errors.js'
 import type { WorkerEvent } from '../vocabulary/events.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
 import { workerSettings, type StorageConfig, type WorkerOptions, type WorkerSettings } from '../vocabulary/settings.js'
@@ -19,6 +19,7 @@ import { openControlClient, type ControlClient } from './control-client.js'
 import { DEADLINES, within, type Deadlines } from './deadlines.js'
 import { IdleWatch } from './idle-watch.js'
 import { chosenListener } from './listener.js'
+import { reportOrphans } from './outcome-report.js'
 import { newLeaseToken, registerWorker, releaseWorker, type Registration } from './registration.js'
 import { inWords, reporter, type Report } from './report.js'
 import { runWorkers, type Runnable, type RunOptions } from './run-workers.js'
@@ -189,7 +190,7 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     )
     this.#registration = registration
     this.#name = registration.worker
-    this.#reportTakenBack(registration.takenBack)
+    reportOrphans(this.#report, registration.takenBack, 'a dead process of this name')
     this.#session = new Session({
       control,
       registration,
@@ -320,12 +321,6 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
       const message = `${inWords(cause)} Its name is free after reenqueueOrphanedAfterMs.`
       this.#report('warn', message, { type: 'worker.error', operation, cause })
     }
-  }
-
-  #reportTakenBack(ids: readonly TaskId[]): void {
-    if (ids.length === 0) return
-    const message = `returned ${ids.length} ${ids.length === 1 ? 'task' : 'tasks'} of a dead process of this name to the queue`
-    this.#report('warn', message, { type: 'orphan.swept', ids })
   }
 
   /** What dashboards show as the worker's layers. */

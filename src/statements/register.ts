@@ -2,7 +2,8 @@ import { and, eq, exists, like, sql } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
 import { guard, owned } from '../vocabulary/claimable.js'
 import { prepared, type Db } from '../vocabulary/db.js'
-import { orphanReturned } from '../vocabulary/orphan.js'
+import type { TaskId } from '../vocabulary/errors.js'
+import { orphanReturned, type Orphan } from '../vocabulary/orphan.js'
 
 export interface Registration {
   readonly queue: string
@@ -22,11 +23,14 @@ export interface Registration {
  * One statement and no transaction: postgres.js 3.4 throws where nobody can catch it when a connection breaks inside a
  * transaction, and workers register most often while a server comes back.
  *
- * @returns The ids of the tasks taken back; `undefined` when the name is not ours.
+ * @returns The tasks taken back; `undefined` when the name is not ours.
  */
-export async function register(db: Db, registration: Registration): Promise<string[] | undefined> {
+export async function register(db: Db, registration: Registration): Promise<Orphan[] | undefined> {
   const rows = await prepared(db, registerStatement).execute({ ...registration })
-  return rows.length === 0 ? undefined : rows.flatMap(({ taskId }) => taskId ?? [])
+  if (rows.length === 0) return undefined
+  return rows.flatMap(({ taskId, status, attempts }) =>
+    taskId === null || status === null || attempts === null ? [] : [{ id: taskId as TaskId, status, attempts }],
+  )
 }
 
 function registerStatement(db: Db) {
@@ -77,11 +81,11 @@ function registerStatement(db: Db) {
       .set(orphanReturned())
       .from(leftBehind)
       .where(and(eq(jobs.id, leftBehind.id), guard(mine)))
-      .returning({ taskId: jobs.id }),
+      .returning({ taskId: jobs.id, status: jobs.status, attempts: jobs.attempts }),
   )
   return db
     .with(registered, leftBehind, takenBack)
-    .select({ taskId: takenBack.taskId })
+    .select({ taskId: takenBack.taskId, status: takenBack.status, attempts: takenBack.attempts })
     .from(registered)
     .leftJoin(takenBack, sql`true`)
     .$withCache(false)

@@ -4,7 +4,8 @@ import { jobs, workers } from '../schema.js'
 import { announced } from '../vocabulary/announce.js'
 import { guard, owned } from '../vocabulary/claimable.js'
 import { prepared, type Db } from '../vocabulary/db.js'
-import { orphanReturned } from '../vocabulary/orphan.js'
+import type { TaskId } from '../vocabulary/errors.js'
+import { orphanReturned, type Orphan } from '../vocabulary/orphan.js'
 
 /** At most so many tasks a call; a worker sweeps again while a call finds as many. */
 export const SWEEP_LIMIT = 1_000
@@ -17,11 +18,11 @@ export const SWEEP_LIMIT = 1_000
  * is under way stays its worker's, and nobody waits for a user's transaction. The guard stands on the updated row
  * itself, because only that is checked again after a wait.
  *
- * @returns The ids of the tasks taken back.
+ * @returns The tasks taken back.
  */
-export async function sweep(db: Db, queue: string, thresholdMs: number): Promise<string[]> {
+export async function sweep(db: Db, queue: string, thresholdMs: number): Promise<Orphan[]> {
   const rows = await prepared(db, sweepStatement).execute({ queue, thresholdMs })
-  return rows.map((row) => row.id)
+  return rows.map(({ id, status, attempts }) => ({ id, status, attempts }))
 }
 
 function sweepStatement(db: Db) {
@@ -59,7 +60,7 @@ function sweepStatement(db: Db) {
     .set(orphanReturned())
     .from(orphan)
     .where(and(eq(jobs.id, orphan.id), guard(owned())))
-    .returning({ id: jobs.id, announced })
+    .returning({ id: sql<TaskId>`${jobs.id}`, status: sql<string>`${jobs.status}`, attempts: jobs.attempts, announced })
 }
 
 /** After a restart of the server every heartbeat is old although the workers live: silence counts from the restart at the earliest. */

@@ -1,6 +1,16 @@
 import { sql } from 'drizzle-orm'
 import { jobs } from '../schema.js'
 import { attemptsCharged, budgetUsed } from './charge.js'
+import type { TaskId } from './errors.js'
+
+/** A task that was taken from a worker that is gone. */
+export interface Orphan {
+  readonly id: TaskId
+  /** `Pending`, or `Killed` when its last attempt is charged. */
+  readonly status: string
+  /** Executions charged by now. */
+  readonly attempts: number
+}
 
 /** The exact text that the Rust crates write too, so that dashboards recognise it. */
 const MARKER = sql`'{"Err": "Re-enqueued due to worker heartbeat timeout."}'::jsonb`
