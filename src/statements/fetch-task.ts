@@ -1,7 +1,8 @@
 import { and, eq, sql } from 'drizzle-orm'
 import { jobs } from '../schema.js'
 import { prepared, type Db } from '../vocabulary/db.js'
-import { STORED_COLUMNS, type StoredRow } from '../vocabulary/stored-task.js'
+import { STORED_COLUMNS } from '../vocabulary/stored-columns.js'
+import type { StoredRow } from '../vocabulary/stored-task.js'
 
 /** One task, if it is stored in this queue. */
 export async function fetchTask(db: Db, queue: string, id: string): Promise<StoredRow | undefined> {

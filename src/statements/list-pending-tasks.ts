@@ -4,7 +4,8 @@ import { instant } from '../vocabulary/cursor.js'
 import type { Db } from '../vocabulary/db.js'
 import { WAITING } from '../vocabulary/index-conditions.js'
 import { distinct, queuesIn, theQueue } from '../vocabulary/loose-scan.js'
-import { STORED_COLUMNS, type StoredRow } from '../vocabulary/stored-task.js'
+import { STORED_COLUMNS } from '../vocabulary/stored-columns.js'
+import type { StoredRow } from '../vocabulary/stored-task.js'
 import type { TaskPage } from '../vocabulary/task-filter.js'
 
 /** Tasks waiting for a retry in one queue, up to which a page looks them up instead of reading their rows. */

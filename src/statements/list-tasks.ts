@@ -5,7 +5,8 @@ import type { Db } from '../vocabulary/db.js'
 import { ENDED, OWNED, UNSUCCESSFUL } from '../vocabulary/index-conditions.js'
 import { queuesIn, theQueue } from '../vocabulary/loose-scan.js'
 import type { Status } from '../vocabulary/row.js'
-import { STORED_COLUMNS, type StoredRow } from '../vocabulary/stored-task.js'
+import { STORED_COLUMNS } from '../vocabulary/stored-columns.js'
+import type { StoredRow } from '../vocabulary/stored-task.js'
 import type { TaskPage } from '../vocabulary/task-filter.js'
 
 type NotPending = Exclude<Status, 'Pending'>

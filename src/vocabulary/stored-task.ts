@@ -1,8 +1,6 @@
-import { sql } from 'drizzle-orm'
-import { jobs } from '../schema.js'
 import type { TaskFields } from './claim.js'
 import { unreadableReason } from './codec.js'
-import { formatCursor, microseconds } from './cursor.js'
+import { formatCursor } from './cursor.js'
 import { DecodeError, isApalisError, RowError, type AnyApalisError, type TaskId } from './errors.js'
 import { taskFields, type Status, type TaskRow } from './row.js'
 
@@ -30,25 +28,6 @@ export interface StoredRow extends TaskRow {
   readonly doneAt: Date | null
   readonly runAtUs: string
   readonly doneAtUs: string | null
-}
-
-/** What is selected of a task, from the table or in a subquery. */
-export const STORED_COLUMNS = {
-  id: jobs.id,
-  queue: jobs.jobType,
-  status: sql<string>`${jobs.status}`.as('status'),
-  job: jobs.job,
-  attempts: jobs.attempts,
-  maxAttempts: jobs.maxAttempts,
-  priority: jobs.priority,
-  runAt: jobs.runAt,
-  metadata: sql<string | null>`${jobs.metadata}::text`.as('metadata_text'),
-  idempotencyKey: jobs.idempotencyKey,
-  lockBy: jobs.lockBy,
-  lockAt: jobs.lockAt,
-  doneAt: jobs.doneAt,
-  runAtUs: microseconds(jobs.runAt).as('run_at_us'),
-  doneAtUs: sql<string | null>`${microseconds(jobs.doneAt)}`.as('done_at_us'),
 }
 
 /** From stored bytes to a payload; throws or rejects where they are none. */

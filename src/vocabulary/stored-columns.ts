@@ -1,0 +1,25 @@
+import { sql } from 'drizzle-orm'
+import { jobs } from '../schema.js'
+import { microseconds } from './cursor.js'
+
+/**
+ * What is selected of a task, from the table or in a subquery. In a file of its own: the types of Drizzle's columns differ
+ * between its lines, and what stands beside public types gets into the published declarations.
+ */
+export const STORED_COLUMNS = {
+  id: jobs.id,
+  queue: jobs.jobType,
+  status: sql<string>`${jobs.status}`.as('status'),
+  job: jobs.job,
+  attempts: jobs.attempts,
+  maxAttempts: jobs.maxAttempts,
+  priority: jobs.priority,
+  runAt: jobs.runAt,
+  metadata: sql<string | null>`${jobs.metadata}::text`.as('metadata_text'),
+  idempotencyKey: jobs.idempotencyKey,
+  lockBy: jobs.lockBy,
+  lockAt: jobs.lockAt,
+  doneAt: jobs.doneAt,
+  runAtUs: microseconds(jobs.runAt).as('run_at_us'),
+  doneAtUs: sql<string | null>`${microseconds(jobs.doneAt)}`.as('done_at_us'),
+}
