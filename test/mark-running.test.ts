@@ -27,16 +27,24 @@ describe('markRunning', () => {
   it('shows the given Queued tasks as Running and changes nothing else', async () => {
     await storeTasks(database.sql, 3, { queue, status: 'Queued', attempts: 1, lockBy: worker })
     const before = await rowOf(database.sql, taskId(1))
-    await mark([await fenceOf(taskId(1)), await fenceOf(taskId(2))])
+    const marked = await mark([await fenceOf(taskId(1)), await fenceOf(taskId(2))])
+    expect(marked).toEqual(new Set([taskId(1), taskId(2)]))
     expect(await rowOf(database.sql, taskId(1))).toEqual({ ...before, status: 'Running' })
     expect(await rowOf(database.sql, taskId(2))).toMatchObject({ status: 'Running' })
     expect(await rowOf(database.sql, taskId(3))).toMatchObject({ status: 'Queued' })
   })
 
-  it.each(['Pending', 'Running', 'Done', 'Failed', 'Killed'])('leaves a %s task as it is', async (status) => {
+  it.each(['Pending', 'Done', 'Failed', 'Killed'])('leaves a %s task as it is', async (status) => {
     await storeTask(database.sql, { id: taskId(1), queue, status, lockBy: worker })
     const before = await rowOf(database.sql, taskId(1))
-    await mark([await fenceOf(taskId(1))])
+    expect(await mark([await fenceOf(taskId(1))])).toEqual(new Set())
+    expect(await rowOf(database.sql, taskId(1))).toEqual(before)
+  })
+
+  it('says it also of a task that is shown as Running already, by a mark whose answer was lost', async () => {
+    await storeTask(database.sql, { id: taskId(1), queue, status: 'Running', lockBy: worker })
+    const before = await rowOf(database.sql, taskId(1))
+    expect(await mark([await fenceOf(taskId(1))])).toEqual(new Set([taskId(1)]))
     expect(await rowOf(database.sql, taskId(1))).toEqual(before)
   })
 

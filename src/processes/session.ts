@@ -301,14 +301,17 @@ export class Session<Args, Result> {
     )
     if (started.length === 0) return
     const { control, registration } = this.parts
+    // So that the next tick does not mark them again while this one has no answer yet.
     for (const held of started) held.shownAsQueued = false
     const fences = started.map(({ fence }) => fence)
+    let marked: ReadonlySet<string> = new Set()
     try {
-      await control.run((db) => markRunning(db, registration.queue, registration.worker, fences))
+      marked = await control.run((db) => markRunning(db, registration.queue, registration.worker, fences))
     } catch (error) {
-      for (const held of started) held.shownAsQueued = true
       this.#reportFailure('marking tasks as running', error)
     }
+    // The others are locked by a transaction, so they are tried again.
+    for (const held of started) held.shownAsQueued = !marked.has(held.id)
   }
 
   #lose(cause: unknown): void {

@@ -10,15 +10,23 @@ import type { Fence } from '../vocabulary/outcome.js'
  * Shows tasks that were claimed as Queued and have started as Running, so that the sweep charges them if their process
  * dies. A task that another transaction has locked stays as it is: mostly it is being acknowledged, and nobody waits here
  * for a user's transaction.
+ *
+ * @returns the ids of those that are shown as Running now, also by an earlier mark whose answer was lost.
  */
-export async function markRunning(db: Db, queue: string, worker: string, started: readonly Fence[]): Promise<void> {
-  await prepared(db, markStatement).execute({
+export async function markRunning(
+  db: Db,
+  queue: string,
+  worker: string,
+  started: readonly Fence[],
+): Promise<ReadonlySet<string>> {
+  const marked = await prepared(db, markStatement).execute({
     queue,
     worker,
     id: arrayLiteral(started.map(({ id }) => id)),
     attempts: arrayLiteral(started.map(({ attempts }) => attempts)),
     lockAt: arrayLiteral(started.map(({ lockAt }) => lockAt)),
   })
+  return new Set(marked.map(({ id }) => id))
 }
 
 function markStatement(db: Db) {
@@ -35,7 +43,7 @@ function markStatement(db: Db) {
         and(
           sql`${task.id} = claim.id`,
           guard(
-            eq(task.status, sql`'Queued'`),
+            sql`${task.status} in ('Queued', 'Running')`,
             eq(task.jobType, sql.placeholder('queue')),
             eq(task.lockBy, sql.placeholder('worker')),
             sql`${task.attempts} = claim.attempts`,
@@ -50,6 +58,6 @@ function markStatement(db: Db) {
     .update(jobs)
     .set({ status: sql`'Running'` })
     .from(queued)
-    .where(and(eq(jobs.id, queued.id), guard(eq(jobs.status, sql`'Queued'`))))
+    .where(and(eq(jobs.id, queued.id), guard(sql`${jobs.status} in ('Queued', 'Running')`)))
     .returning({ id: jobs.id })
 }
