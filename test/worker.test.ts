@@ -11,11 +11,13 @@ import {
   RetryAfterError,
   RowError,
   TaskAbortedError,
+  type StandardSchema,
   type TaskContext,
 } from 'apalis-drizzle'
 import { inspect } from 'node:util'
-import { describe, expect, it, vi } from 'vitest'
+import { describe, expect, it, onTestFinished, vi } from 'vitest'
 import { useDatabase } from './support/database.js'
+import { hold, type Held } from './support/held.js'
 import { rowOf, storeTask, storeWorker, taskId, workerRow } from './support/rows.js'
 import { until } from './support/until.js'
 import { gate, idle, untilAborted, useWorkers } from './support/workers.js'
@@ -331,6 +333,58 @@ describe('timeoutMs', () => {
     await events.next('task.done', ({ id }) => id === next)
     expect(began).toEqual(['stubborn', 'next'])
   })
+
+  it('covers a schema of the payload that does not answer: its slot waits for it, its handler is never called', async () => {
+    const { schema: args, answers, begin } = slowSchema()
+    const { storage, events, started } = work<string>({ args, timeoutMs: 50 })
+    const slow = await storage.push('slow')
+    const next = await storage.push('next')
+    begin()
+    const began: string[] = []
+    await started((name) => void began.push(name), { concurrency: 1 })
+    expect(await events.next('task.overrun')).toMatchObject({ id: slow, attempt: 1 })
+    expect((await events.next('task.failed')).cause).toMatchObject({ why: 'timeout', taskId: slow })
+    expect(await row(slow)).toMatchObject({ status: 'Failed', attempts: 1 })
+    answers.open()
+    await events.next('task.done', ({ id }) => id === next)
+    expect(began).toEqual(['next'])
+  })
+
+  it('covers it also where the application acknowledges', async () => {
+    const { schema: args, answers, begin } = slowSchema()
+    const { storage, events, started } = work<string>({ args, timeoutMs: 50 })
+    const slow = await storage.push('slow')
+    begin()
+    await started(idle, { autoAck: false })
+    expect((await events.next('task.failed')).cause).toMatchObject({ why: 'timeout', taskId: slow })
+    answers.open()
+  })
+
+  it('covers a schema of the result that does not answer, and the attempt is charged as failed', async () => {
+    const { schema: result, answers, begin } = slowSchema()
+    const { storage, events, started } = work<string, string>({ result, timeoutMs: 50 })
+    const slow = await storage.push('slow')
+    const next = await storage.push('next')
+    begin()
+    await started((name) => name, { concurrency: 1 })
+    expect(await events.next('task.overrun')).toMatchObject({ id: slow, attempt: 1 })
+    expect((await events.next('task.failed')).cause).toMatchObject({ why: 'timeout', taskId: slow })
+    answers.open()
+    await events.next('task.done', ({ id }) => id === next)
+    expect(await row(slow)).toMatchObject({ status: 'Failed', attempts: 1 })
+  })
+
+  /** A schema that, once `begin` was called, answers for the value `slow` only when `answers` is opened. */
+  function slowSchema() {
+    const answers = gate()
+    let isSlow = false
+    const validate = async (value: unknown) => {
+      if (isSlow && value === 'slow') await answers.opened
+      return { value: value as string }
+    }
+    const schema: StandardSchema<string, string> = { '~standard': { version: 1, vendor: 'test', validate } }
+    return { schema, answers, begin: () => void (isSlow = true) }
+  }
 })
 
 describe('a result', () => {
@@ -388,6 +442,30 @@ describe('concurrency', () => {
     expect(await row(third)).toMatchObject({ status: 'Queued' })
     secondEnds.open()
     await events.next('task.done', ({ id }) => id === third)
+  })
+
+  it('shows a task as Running also when a transaction held it at first', async () => {
+    const { storage, events, started } = work<number>()
+    await storage.push(1)
+    await storage.push(2)
+    const locked = await storage.push(3)
+    const free = await storage.push(4)
+    const ends = gate()
+    const held = gate<Held>()
+    onTestFinished(async () => (await held.opened).release())
+    await started(
+      async (n) => {
+        if (n === 1) held.open(await hold(database.sql, `select from apalis.jobs where id = '${locked}' for update`))
+        else await (n === 2 ? held.opened : ends.opened)
+      },
+      { concurrency: 2 },
+    )
+    await until(async () => (await row(free))!['status'] === 'Running', 'the free task is shown as Running')
+    expect(await row(locked)).toMatchObject({ status: 'Queued' })
+    await (await held.opened).release()
+    await until(async () => (await row(locked))!['status'] === 'Running', 'the other task is shown as Running')
+    ends.open()
+    await events.next('task.done', ({ id }) => id === locked)
   })
 })
 

@@ -1,4 +1,4 @@
-/** One execution of a claimed task: decode, run the handler, and say what is to be recorded. */
+/** One execution of a claimed task: decode, run the handler, check its result, and say what is to be recorded. */
 import type { Claim, Handler } from '../vocabulary/claim.js'
 import { decodeArgs } from '../vocabulary/decode.js'
 import { RowError, steeringOf } from '../vocabulary/errors.js'
@@ -17,7 +17,7 @@ export interface Execution {
   readonly outcome: AckOutcome | undefined
   /** What the handler threw, or what kept it from running; `undefined` when the task is done. */
   readonly cause?: unknown
-  /** Set when the handler ignored its signal: settles when it ends after all. */
+  /** Set when the handler, or a schema, ignored the signal: settles when it ends after all. */
   readonly overrun?: Promise<void>
 }
 
@@ -42,20 +42,38 @@ export async function runTask<Args, Result>(
   runner: TaskRunner<Args, Result>,
   handOut: (task: Claim<Args>) => void,
 ): Promise<Execution> {
+  let handedOut = false
+  const work = execute(claim, runner, (task) => {
+    handedOut = true
+    handOut(task)
+  })
   try {
-    const task = await readTask(claim, runner)
-    // A schema may take its time, and the claim may be lost meanwhile.
-    claim.signal.throwIfAborted()
-    if (!runner.autoAck) {
-      handOut(task)
-      return await runUnrecorded(claim, task, runner)
-    }
-    const ended = await runHandler(claim, task, runner)
-    if ('overrun' in ended) return { ...failed(claim, runner, claim.signal.reason), overrun: ended.overrun }
-    return await done(runner, ended.result)
+    const waited = await unlessIgnored(claim, runner.queue.timeoutMs, work)
+    if ('ended' in waited) return waited.ended
+    const { overrun } = waited
+    if (handedOut) return { outcome: undefined, overrun }
+    // Also when the handler has succeeded and only the schema of its result is late: the attempt has not ended in time, and
+    // nobody knows whether the result can be stored.
+    return { ...failed(claim, runner, claim.signal.reason), overrun }
   } catch (error) {
-    return failed(claim, runner, error)
+    return handedOut ? { outcome: undefined, cause: error } : failed(claim, runner, error)
   }
+}
+
+/** All that may take time, schemas included. Rejects with what kept the handler from running, or with what it threw. */
+async function execute<Args, Result>(
+  claim: HeldClaim,
+  runner: TaskRunner<Args, Result>,
+  handOut: (task: Claim<Args>) => void,
+): Promise<Execution> {
+  const { handler, worker, autoAck } = runner
+  const { signal } = claim
+  const task = await readTask(claim, runner)
+  // A schema may take its time, and the claim may be lost or given up meanwhile.
+  signal.throwIfAborted()
+  if (!autoAck) handOut(task)
+  const result = await handler(task.args, { task, id: task.id, attempt: task.attempt, signal, worker })
+  return autoAck ? done(runner, result) : { outcome: undefined }
 }
 
 async function readTask<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, Result>): Promise<Claim<Args>> {
@@ -65,45 +83,30 @@ async function readTask<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args,
   return { ...fields, args, attempt: attempts + 1, worker }
 }
 
-/** Runs the handler until it ends, or until it has ignored its signal for the grace period. */
-async function runHandler<Args, Result>(
+/** Waits until the work ends, or until it has ignored the claim's signal for the grace period. */
+async function unlessIgnored<T>(
   claim: HeldClaim,
-  task: Claim<Args>,
-  { queue, handler, worker }: TaskRunner<Args, Result>,
-): Promise<{ readonly result: Result } | { readonly overrun: Promise<void> }> {
+  timeoutMs: number | undefined,
+  work: Promise<T>,
+): Promise<{ readonly ended: T } | { readonly overrun: Promise<void> }> {
   const { signal } = claim
-  const running = Promise.resolve(handler(task.args, { task, id: task.id, attempt: task.attempt, signal, worker }))
-  const ended = running.then((result) => ({ result }))
   const timers: ReturnType<typeof setTimeout>[] = []
   let onAbort: () => void = () => undefined
   const ignored = new Promise<{ overrun: Promise<void> }>((resolve) => {
-    const overrun = ended.then(
+    const overrun = work.then(
       () => undefined,
       () => undefined,
     )
     onAbort = () => timers.push(setTimeout(() => resolve({ overrun }), ABORT_GRACE_MS))
     if (signal.aborted) onAbort()
     else signal.addEventListener('abort', onAbort, { once: true })
-    if (queue.timeoutMs !== undefined) timers.push(setTimeout(() => claim.abort('timeout'), queue.timeoutMs))
+    if (timeoutMs !== undefined) timers.push(setTimeout(() => claim.abort('timeout'), timeoutMs))
   })
   try {
-    return await Promise.race([ended, ignored])
+    return await Promise.race([work.then((ended) => ({ ended })), ignored])
   } finally {
     timers.forEach(clearTimeout)
     signal.removeEventListener('abort', onAbort)
-  }
-}
-
-async function runUnrecorded<Args, Result>(
-  claim: HeldClaim,
-  task: Claim<Args>,
-  runner: TaskRunner<Args, Result>,
-): Promise<Execution> {
-  try {
-    const ended = await runHandler(claim, task, runner)
-    return { outcome: undefined, ...('overrun' in ended ? { overrun: ended.overrun } : {}) }
-  } catch (error) {
-    return { outcome: undefined, cause: error }
   }
 }
 
