@@ -259,7 +259,7 @@ describe('ack: not of the present claim', () => {
       layers: '',
       thresholdMs: 60_000,
     }
-    expect(await register(db(), successor)).toEqual([fence.id])
+    expect(await register(db(), successor)).toMatchObject([{ id: fence.id, status: 'Pending' }])
     const before = await rowOf(database.sql, fence.id)
     expect(await acknowledge({ fence, outcome: done })).toEqual({})
     expect(await rowOf(database.sql, fence.id)).toEqual(before)
