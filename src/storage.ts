@@ -16,7 +16,8 @@ import { poll } from './processes/poll.js'
 import { pushAll } from './processes/push-all.js'
 import { pushGroup, type PushGroup } from './processes/push-group.js'
 import { pushTaskWithTx } from './processes/push-with-tx.js'
-import { QueueWorker, type Worker } from './processes/worker.js'
+import type { Worker } from './processes/run-workers.js'
+import { QueueWorker } from './processes/worker.js'
 import { fetchById, listTasks, listWorkers, metrics } from './reads.js'
 
 /**

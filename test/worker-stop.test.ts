@@ -5,9 +5,11 @@ import { getEventListeners } from 'node:events'
 import { pushTaskWithTx, runWorkers, TaskAbortedError, type Worker } from 'apalis-drizzle'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, onTestFinished } from 'vitest'
+import { DEADLINES } from '../src/processes/deadlines.js'
 import { useDatabase } from './support/database.js'
 import { startProgram } from './support/program.js'
+import { hold, waitingFor } from './support/held.js'
 import { rowOf, storeWorker, workerRow } from './support/rows.js'
 import { until } from './support/until.js'
 import { gate, idle, untilAborted, useWorkers } from './support/workers.js'
@@ -143,6 +145,65 @@ describe('stop', () => {
     await expect(starting).rejects.toMatchObject({ code: 'ALREADY_REGISTERED' })
     await stopping
     await expect(early.start()).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+  })
+
+  const LOCK_WORKERS = 'lock table apalis.workers in exclusive mode'
+  const impatient = { ...DEADLINES, lastCallMs: 100 }
+
+  it('during a start that takes long does not wait for it; the late registration is released', async () => {
+    await noConnections()
+    const { events, worker } = work()
+    const held = await hold(database.sql, LOCK_WORKERS)
+    onTestFinished(() => held.release())
+    const early = worker(idle, {}, impatient)
+    let registered = false
+    const starting = early.start().then(() => (registered = true))
+    await waitingFor(database.sql, held)
+    await early.stop()
+    expect(registered).toBe(false)
+    await held.release()
+    await starting
+    expect(await registration(early)).toMatchObject({ lease_token: null })
+    await noConnections()
+    expect(events.all).toEqual([])
+  })
+
+  it('ends a run whose start takes long', async () => {
+    const { worker } = work()
+    const held = await hold(database.sql, LOCK_WORKERS)
+    onTestFinished(() => held.release())
+    const { signal, abort } = abortable()
+    const early = worker(idle, {}, impatient)
+    const running = early.run({ signal })
+    await waitingFor(database.sql, held)
+    abort()
+    await running
+    await held.release()
+    const released = async () => (await workerRow(database.sql, 'worker#1', early.queue))?.['lease_token'] === null
+    await until(released, 'the name is released')
+  })
+
+  it('while it registers again drains the lost session at once; the late registration is released', async () => {
+    await noConnections()
+    const { queue, events, started } = work<string>()
+    const worker = await started(idle, { ...lively, name: 'only#1' }, impatient)
+    await database.sql`
+      update apalis.workers set lease_token = 'of a stranger' where id = 'only#1' and worker_type = ${queue.name}`
+    await events.next('worker.error', ({ operation }) => operation === 'registering again')
+    const held = await hold(
+      database.sql,
+      LOCK_WORKERS,
+      `delete from apalis.workers where id = 'only#1' and worker_type = '${queue.name}'`,
+    )
+    onTestFinished(() => held.release())
+    await waitingFor(database.sql, held)
+    await worker.stop({ timeoutMs: 0 })
+    expect(events.all.at(-1)).toMatchObject({ type: 'worker.stopped' })
+    expect(await registration(worker)).toMatchObject({ lease_token: 'of a stranger' })
+    await held.session.unsafe('commit')
+    await until(async () => (await registration(worker))?.['lease_token'] === null, 'the name is released')
+    await noConnections()
+    expect(events.all.at(-1)).toMatchObject({ type: 'worker.stopped' })
   })
 
   it('waits for running handlers, with its heartbeat going on', async () => {
@@ -306,6 +367,25 @@ describe('run', () => {
 })
 
 describe('runWorkers', () => {
+  it('refuses objects that only look like workers, before it starts any', async () => {
+    const { events, worker } = work()
+    const real = worker(idle)
+    const wrapper: Worker = {
+      name: real.name,
+      queue: real.queue,
+      start: () => real.start(),
+      stop: () => real.stop(),
+      run: () => real.run(),
+      [Symbol.asyncDispose]: () => real.stop(),
+    }
+    for (const other of [wrapper, undefined as unknown as Worker]) {
+      const refused = runWorkers([real, other])
+      await expect(refused).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'workers' })
+      await expect(refused).rejects.toThrow('pass what storage.worker returned')
+    }
+    expect(events.all).toEqual([])
+  })
+
   it('starts all and stops all', async () => {
     const [first, second] = [work<number>(), work<number>()]
     const { signal, abort } = abortable()

@@ -1,4 +1,5 @@
 /** Several workers with one life: all start, all stop together. */
+import { InvalidArgumentError } from '../vocabulary/errors.js'
 
 export interface RunOptions {
   /** Stops the workers when it aborts. */
@@ -10,9 +11,29 @@ export interface RunOptions {
   untilIdle?: boolean | undefined
 }
 
-export interface Runnable {
+export interface Worker extends AsyncDisposable {
+  /** The registered name, such as `worker#1`; before the start the name that was asked for. */
+  readonly name: string
+  readonly queue: string
+  /**
+   * Registers and begins to claim; resolves when registered.
+   *
+   * @throws {AlreadyRegisteredError} `ALREADY_REGISTERED` when a full name is held by another process.
+   * @throws {DatabaseError} `DATABASE` when the database cannot be reached or has no `apalis` schema.
+   */
   start(): Promise<void>
-  stop(): Promise<void>
+  /**
+   * Claims nothing more, hands unstarted tasks back uncharged, waits for running handlers, and releases the name. What
+   * still runs after `timeoutMs` (default `stopTimeoutMs`) is aborted and returns uncharged. Never rejects; every call
+   * gets the same promise.
+   */
+  stop(options?: { timeoutMs?: number | undefined }): Promise<void>
+  /** Starts, runs until `signal` aborts (or, with `untilIdle`, until no task is due and none runs), and stops. */
+  run(options?: RunOptions): Promise<void>
+}
+
+/** What running workers together takes beyond what users see of one. */
+export interface Runnable extends Worker {
   /** Resolves when somebody has stopped it. */
   readonly stopped: Promise<void>
   /** How many tasks have started or ended so far. */
@@ -21,27 +42,43 @@ export interface Runnable {
   idle(): Promise<void>
 }
 
+const runnables = new WeakSet<object>()
+
+/** Lets `runWorkers` know it. A wrapper around a worker looks like one, and cannot tell when it is stopped or idle. */
+export function runnable(worker: Runnable): void {
+  runnables.add(worker)
+}
+
 /**
  * Starts all workers, runs them until `signal` aborts, they are idle or others have stopped them, and stops all of them.
  *
+ * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for anything that `storage.worker` did not return; nothing is started.
  * @throws what the first failing start throws, after the others have stopped.
  */
 export async function runWorkers(
-  workers: Iterable<{ start(): Promise<void>; stop(): Promise<void> }>,
+  workers: Iterable<Worker>,
   { signal, untilIdle = false }: RunOptions = {},
 ): Promise<void> {
-  // Whatever `storage.worker` returns is one; the type that users see says less.
-  const all = [...workers] as Runnable[]
+  const all = [...workers].map(checkRunnable)
   const ends = new AbortController()
   try {
     if (signal?.aborted) return
-    await startAll(all)
-    const stopped = Promise.all(all.map((worker) => worker.stopped))
-    await Promise.race([stopped, aborted(signal, ends.signal), ...(untilIdle ? [allIdle(all)] : [])])
+    const ended = Promise.race([Promise.all(all.map((worker) => worker.stopped)), aborted(signal, ends.signal)])
+    // A database that does not answer does not keep anybody from stopping them.
+    await Promise.race([startAll(all), ended])
+    await Promise.race([ended, ...(untilIdle ? [allIdle(all)] : [])])
   } finally {
     ends.abort()
     await Promise.all(all.map((worker) => worker.stop()))
   }
+}
+
+function checkRunnable(worker: Worker): Runnable {
+  if (runnables.has(worker)) return worker as Runnable
+  throw new InvalidArgumentError(
+    'workers',
+    'pass what storage.worker returned, and not an object of your own around it.',
+  )
 }
 
 /** Waits for every start, so that none is under way when the others are stopped. */

@@ -2,7 +2,8 @@
  * A worker: the handler of one queue, run by one process under one name.
  *
  * - `idle`: made, not started. `start` leads to `starting`, `stop` to `stopped`.
- * - `starting`: registers. Leads to `running`, or back to `idle` when that fails; a `stop` meanwhile waits for it.
+ * - `starting`: registers. Leads to `running`, or back to `idle` when that fails; a `stop` meanwhile waits for it, but not
+ *   for long. A registration that comes later is released at once.
  * - `running`: a session claims and runs tasks. When its registration is lost, its claims are lost with it, and a new
  *   session begins under a new registration, however long that takes.
  * - `stopping`: entered by `stop` at once; see `Session.drain`. A second `stop` gets the same promise, `start` is refused.
@@ -22,7 +23,7 @@ import { chosenListener } from './listener.js'
 import { reportOrphans } from './outcome-report.js'
 import { newLeaseToken, registerWorker, releaseWorker, type Registration } from './registration.js'
 import { inWords, reporter, type Report } from './report.js'
-import { runWorkers, type Runnable, type RunOptions } from './run-workers.js'
+import { runnable, runWorkers, type Runnable, type RunOptions } from './run-workers.js'
 import type { TaskRunner } from './run-task.js'
 import { Session } from './session.js'
 import { Slots } from './slots.js'
@@ -33,28 +34,7 @@ const MAX_REGISTER_BACKOFF_MS = 30_000
 /** Timers take no more than 2^31 - 1 ms; a day is for ever. */
 const MAX_STOP_TIMEOUT_MS = 86_400_000
 
-export interface Worker extends AsyncDisposable {
-  /** The registered name, such as `worker#1`; before the start the name that was asked for. */
-  readonly name: string
-  readonly queue: string
-  /**
-   * Registers and begins to claim; resolves when registered.
-   *
-   * @throws {AlreadyRegisteredError} `ALREADY_REGISTERED` when a full name is held by another process.
-   * @throws {DatabaseError} `DATABASE` when the database cannot be reached or has no `apalis` schema.
-   */
-  start(): Promise<void>
-  /**
-   * Claims nothing more, hands unstarted tasks back uncharged, waits for running handlers, and releases the name. What
-   * still runs after `timeoutMs` (default `stopTimeoutMs`) is aborted and returns uncharged. Never rejects; every call
-   * gets the same promise.
-   */
-  stop(options?: { timeoutMs?: number | undefined }): Promise<void>
-  /** Starts, runs until `signal` aborts (or, with `untilIdle`, until no task is due and none runs), and stops. */
-  run(options?: RunOptions): Promise<void>
-}
-
-export class QueueWorker<Args, Result> implements Worker, Runnable {
+export class QueueWorker<Args, Result> implements Runnable {
   readonly queue: string
   /** Resolves when `stop` has done its work. */
   readonly stopped: Promise<void>
@@ -106,6 +86,7 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     this.#slots = new Slots(slots ?? this.#settings.concurrency, () => this.#session?.wake())
     this.#onEvent = options.onEvent ?? config.onEvent
     this.stopped = new Promise((resolve) => (this.#resolveStopped = resolve))
+    runnable(this)
   }
 
   get name(): string {
@@ -169,9 +150,18 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
       await control?.close()
       throw databaseError('starting a worker', error)
     }
-    if (this.#state === 'starting') this.#state = 'running'
+    await this.#registered(control)
+  }
+
+  async #registered(control: ControlClient): Promise<void> {
+    if (this.#state === 'stopped') {
+      await this.#release(control)
+      return control.close()
+    }
     this.#report('info', 'started', { type: 'worker.started' })
     this.#control = control
+    if (this.#state !== 'starting') return
+    this.#state = 'running'
     this.#subscribe()
     this.#supervising = this.#supervise(control)
   }
@@ -191,6 +181,8 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     this.#registration = registration
     this.#name = registration.worker
     reportOrphans(this.#report, registration.takenBack, 'a dead process of this name')
+    // `stop` has gone on to drain the sessions there were, and releases this registration.
+    if (this.#state === 'stopping' || this.#state === 'stopped') return
     this.#session = new Session({
       control,
       registration,
@@ -249,6 +241,7 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
       await Promise.race([session.lost, this.#stopRequested])
       if (this.#state !== 'running') return
       this.#session = undefined
+      this.#registration = undefined
       this.#lostSessions.add(session)
       void session.settled().then(() => this.#lostSessions.delete(session))
       await this.#registerAgain(control)
@@ -259,10 +252,12 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     for (let delayMs = FIRST_REGISTER_BACKOFF_MS; this.#state === 'running'; delayMs = nextBackoff(delayMs)) {
       try {
         await this.#beginSession(control)
+        if (this.#state !== 'running') return
         // As loud as the loss, which whoever read of it waits to see ended.
         this.#report('warn', 'registered again', { type: 'heartbeat.regained' })
         return
       } catch (error) {
+        if (this.#state !== 'running') return
         const operation = 'registering again'
         const cause = databaseError(operation, error)
         this.#report('error', `${inWords(cause)} Trying again.`, { type: 'worker.error', operation, cause })
@@ -286,19 +281,23 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
     this.#requestStop()
     this.#pause.wake()
     this.#idleWatch.end()
-    // A start under way is let finish, so that there is one order of events. So is a new session that is about to begin.
-    await this.#starting?.catch(() => undefined)
-    await this.#supervising
-    const unsubscribed = within(this.deadlines.lastCallMs, this.#unsubscribe(), () => undefined)
+    const { lastCallMs } = this.deadlines
+    const sessions = [...this.#lostSessions, ...(this.#session === undefined ? [] : [this.#session])]
+    const supervising = this.#supervising
+    let registers = supervising !== undefined
+    const supervised = supervising?.then(() => (registers = false))
+    // A registration under way is let finish, so that there is one order of events; but a database that does not answer
+    // keeps neither the sessions nor the caller waiting.
+    const registered = Promise.all([this.#starting?.catch(() => undefined), supervised])
+    await Promise.all([
+      within<unknown>(lastCallMs, registered, () => undefined),
+      within(lastCallMs, this.#unsubscribe(), () => undefined),
+      ...sessions.map((session) => ready(session).then(() => session.drain(timeoutMs))),
+    ])
     const control = this.#control
     if (control !== undefined) {
-      const sessions = [...this.#lostSessions, ...(this.#session === undefined ? [] : [this.#session])]
-      await Promise.all([
-        unsubscribed,
-        ...sessions.map((session) => ready(session).then(() => session.drain(timeoutMs))),
-      ])
-      await this.#release(control)
-      await control.close()
+      const released = (supervised ?? Promise.resolve()).then(() => this.#release(control)).then(() => control.close())
+      if (!registers) await released
     }
     this.#state = 'stopped'
     if (control !== undefined) this.#report('info', 'stopped', { type: 'worker.stopped' })
@@ -308,7 +307,7 @@ export class QueueWorker<Args, Result> implements Worker, Runnable {
   /** Not for longer than the database is given for the last acknowledgements. */
   async #release(control: ControlClient): Promise<void> {
     const registration = this.#registration
-    if (this.#session === undefined || registration === undefined) return
+    if (registration === undefined) return
     const { lastCallMs } = this.deadlines
     const released = control.run((db) => releaseWorker(db, registration, this.#settings.reenqueueOrphanedAfterMs))
     try {
