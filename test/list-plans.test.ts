@@ -80,11 +80,12 @@ describe('a page of fifty out of 20,000 rows', () => {
   beforeAll(async () => {
     const { sql } = small
     await quiet(sql)
+    // In the order of the list scattered over the table, and in the same way in every run.
     await flushed(
       sql,
       `insert into apalis.jobs (id, job_type, job, status, run_at, done_at)
-       select lpad(n::text, 26, '0'), case n / 2 % 2 when 0 then 'a' else 'b' end, '{}', status, now() - random() * interval '1 day',
-         case status when 'Done' then now() - random() * interval '1 day' end
+       select lpad(n::text, 26, '0'), case n / 2 % 2 when 0 then 'a' else 'b' end, '{}', status, now() - n * 7919 % 86400 * interval '1 second',
+         case status when 'Done' then now() - n * 6997 % 86400 * interval '1 second' end
        from generate_series(1, 40000) n, lateral (select case n % 2 when 0 then 'Pending' else 'Done' end as status) task`,
     )
     await sql`vacuum analyze apalis.jobs`
