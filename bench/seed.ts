@@ -37,18 +37,18 @@ export async function seed(sql: Sql, { finished, delayed }: SeedSize = FULL_SIZE
 
     -- Failed during the last day, to be retried during the next.
     insert into apalis.jobs (id, job_type, job, status, attempts, max_attempts, priority, run_at, done_at, lock_by, lock_at, last_result, metadata)
-    select ${id('2')}, name, ${payload}, 'Failed', 1 + n % 4, 5, 0, now() + random() * interval '1 day', ended,
+    select ${id('2')}, name, ${payload}, 'Failed', 1 + n % 4, 5, 0, now() + ${scattered(86_400)}, ended,
       'bench#1', date_trunc('second', ended), '{"Err": "Error: no route to host"}', '{}'
     from generate_series(1, ${finished} / 1000) n
     join queue on place = n % 5,
-    lateral (select now() - random() * interval '1 day' as ended) task;
+    lateral (select now() - ${scattered(86_399)} as ended) task;
 
     insert into apalis.jobs (id, job_type, job, max_attempts, priority, run_at, metadata)
-    select ${id('3', "'reports'")}, 'reports', ${payload}, 5, n % 5, now() + random() * interval '30 days', '{}'
+    select ${id('3', "'reports'")}, 'reports', ${payload}, 5, n % 5, now() + ${scattered(2_592_000)}, '{}'
     from generate_series(1, ${delayed}) n;
 
     insert into apalis.jobs (id, job_type, job, max_attempts, priority, run_at, metadata)
-    select ${id('4')}, name, ${payload}, 5, n / 5 % 2, now() - random() * interval '1 hour', '{}'
+    select ${id('4')}, name, ${payload}, 5, n / 5 % 2, now() - ${scattered(3_600)}, '{}'
     from generate_series(1, ${finished} / 100) n join queue on place = n % 5;
 
     insert into apalis.jobs (id, job_type, job, status, max_attempts, priority, run_at, lock_by, lock_at, metadata)
@@ -77,3 +77,8 @@ function id(series: string, queue = 'name'): string {
 }
 
 const payload = `convert_to(json_build_object('order', n, 'to', 'customer-' || n || '@example.com', 'template', 'receipt')::text, 'UTF8')`
+
+/** An interval for row `n`, in no order and the same in every run: plans are measured on it, and chance would blur them. */
+function scattered(seconds: number): string {
+  return `n::bigint * 7919 % ${seconds} * interval '1 second'`
+}
