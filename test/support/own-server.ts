@@ -10,8 +10,16 @@ import { onTestFinished } from 'vitest'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
-/** Removed with the test. @returns Its URL. */
-export async function startOwnServer(): Promise<string> {
+export interface OwnServer {
+  readonly url: string
+  /** Shuts it down as an administrator does; resolves when it has ended. Its data stay. */
+  stop(): Promise<void>
+  /** Starts it again; resolves when it accepts connections. */
+  start(): Promise<void>
+}
+
+/** Removed with the test. */
+export async function startOwnServer(): Promise<OwnServer> {
   const folder = await mkdtemp(path.join(tmpdir(), 'apalis-drizzle-'))
   const keeper = spawn(process.execPath, ['--import', 'tsx', 'scripts/postgres-keeper.ts', folder], {
     cwd: root,
@@ -22,8 +30,15 @@ export async function startOwnServer(): Promise<string> {
     keeper.stdin.end()
     await ended
   })
-  const first = once(createInterface({ input: keeper.stdout }), 'line').then(([line]) => line as string)
-  const url = await Promise.race([first, ended.then(() => undefined)])
-  if (url === undefined) throw new Error('The temporary PostgreSQL server did not start.')
-  return url
+  const answers = createInterface({ input: keeper.stdout })
+  const answer = async (): Promise<string> => {
+    const line = await Promise.race([once(answers, 'line'), ended.then(() => [])])
+    if (line[0] === undefined) throw new Error('The temporary PostgreSQL server did not start.')
+    return line[0] as string
+  }
+  const ask = async (command: string) => {
+    keeper.stdin.write(`${command}\n`)
+    await answer()
+  }
+  return { url: await answer(), stop: () => ask('stop'), start: () => ask('start') }
 }
