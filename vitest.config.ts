@@ -12,6 +12,9 @@ const options = { pool: 'forks', testTimeout: 20_000, hookTimeout: 60_000 } as c
 
 // PgBouncer is a package of the system that not everybody has: `npm run test:pgbouncer` is for those who do.
 const needsPgBouncer = 'test/pgbouncer.test.ts'
+// What takes minutes by nature: `npm run test:long`.
+const long = 'test/long/**'
+const excluded: Record<string, string[]> = { pgbouncer: [long], long: [needsPgBouncer] }
 
 export default defineConfig(({ mode }) => ({
   test: {
@@ -24,10 +27,11 @@ export default defineConfig(({ mode }) => ({
         resolve: { alias: aliases },
         test: {
           ...options,
+          ...(mode === 'long' ? { testTimeout: 300_000 } : {}),
           name: 'drizzle 0.45',
           provide: { drizzle: '0.45' },
           include: ['test/**/*.test.ts'],
-          exclude: [...configDefaults.exclude, ...(mode === 'pgbouncer' ? [] : [needsPgBouncer])],
+          exclude: [...configDefaults.exclude, ...(excluded[mode] ?? [needsPgBouncer, long])],
           typecheck: { enabled: true, include: ['test/types/**/*.test-d.ts'], tsconfig: 'test/types/tsconfig.json' },
         },
       },
