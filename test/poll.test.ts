@@ -501,6 +501,36 @@ describe('a worker without autoAck', () => {
     expect(await row(id)).toMatchObject({ status: 'Failed', attempts: 1 })
   })
 
+  it('claims no more while bufferSize and concurrency together wait to be acknowledged', async () => {
+    const { storage, started, queue } = work<number, string>()
+    await storage.pushTasks(Array.from({ length: 20 }, (_, n) => queue.task(n)))
+    const got: Claim<number>[] = []
+    const seven = gate()
+    const worker = await started(
+      (_, { task }) => {
+        if (got.push(task) === 7) seven.open()
+        return 'ignored'
+      },
+      { autoAck: false, concurrency: 3, bufferSize: 4 },
+    )
+    await seven.opened
+    // Were there room, each acknowledgement would bring more than the one task that it makes room for.
+    for (let acknowledged = 1; acknowledged <= 3; acknowledged++) {
+      await storage.ack(got.shift()!, DONE)
+      await until(async () => got.length === 7, 'the room that it left is used')
+      expect(await statuses(queue.name)).toMatchObject({ Done: acknowledged, Pending: 13 - acknowledged })
+    }
+    await worker.stop({ timeoutMs: 0 })
+  })
+
+  it('does not bound what a loop asked for by itself', async () => {
+    const { storage, push } = polled({ bufferSize: 1 })
+    await push(5)
+    const claims: Claim<number>[] = []
+    for await (const claim of storage.poll({ worker: 'mine' })) if (claims.push(claim) === 5) break
+    for (const claim of claims) await storage.ack(claim, DONE)
+  })
+
   it('fails a task that cannot be read all the same', async () => {
     const { storage, started, events } = work<number, string>()
     const id = await storage.push(1)

@@ -42,7 +42,7 @@ class Poll<Args> implements AsyncIterator<Claim<Args>, undefined> {
   constructor(db: PgDb, definition: QueueDefinition<Args>, config: StorageConfig, { worker, signal }: PollOptions) {
     const poll = (_args: Args, { task }: { readonly task: Claim<Args> }) => this.#deliver(task)
     const options = { name: worker, concurrency: 1, autoAck: false }
-    this.#worker = new QueueWorker(db, definition, poll, config, options, undefined, 0)
+    this.#worker = new QueueWorker(db, definition, poll, config, options, undefined, true)
     this.#signal = signal
   }
 

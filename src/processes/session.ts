@@ -42,6 +42,8 @@ export interface SessionParts<Args, Result> {
   readonly settings: WorkerSettings
   readonly deadlines: Deadlines
   readonly slots: Slots
+  /** Whether the application asks for each task, and so says itself how many it holds without an acknowledgement. */
+  readonly onDemand: boolean
   readonly idleWatch: IdleWatch
   /** Whether new tasks are announced. */
   readonly listening: () => boolean
@@ -56,6 +58,8 @@ export class Session<Args, Result> {
   readonly #held = new Map<string, HeldClaim>()
   /** Those of the held that wait for a slot, in the order of their start. */
   readonly #buffer: HeldClaim[] = []
+  /** Claims whose handler is through, and which wait for the application to acknowledge them. */
+  #unacknowledged = 0
   /** Whatever is under way with a held claim that is not buffered, and the hand-backs of strays. */
   readonly #tasks = new Set<Promise<unknown>>()
   readonly #strays: Strays
@@ -147,13 +151,15 @@ export class Session<Args, Result> {
 
   /**
    * How many tasks to claim: none until half of the buffer is used up, so that claims under load are large. Outcomes on
-   * their way count, so that a database that takes no acknowledgements is not asked for more tasks.
+   * their way count, so that a database that takes no acknowledgements is not asked for more tasks; and so do those that
+   * the application has yet to tell, so that one which never does is not handed the whole queue.
    */
   #room(): number {
-    const { settings, slots } = this.parts
+    const { settings, slots, onDemand } = this.parts
     if (this.#buffer.length > settings.bufferSize / 2) return 0
     const acking = [...this.#held.values()].filter(({ state }) => state === 'acking').length
-    return settings.bufferSize + slots.free - this.#buffer.length - acking
+    const unacknowledged = onDemand ? 0 : this.#unacknowledged
+    return settings.bufferSize + slots.free - this.#buffer.length - acking - unacknowledged
   }
 
   async #claim(limit: number): Promise<number> {
@@ -234,7 +240,9 @@ export class Session<Args, Result> {
       const message = `the handler of task ${held.id} failed: ${inWords(cause)}; its claim waits for storage.ack`
       this.parts.report('error', message, { type: 'worker.error', operation, cause })
     }
+    this.#unacknowledged += 1
     await held.dismissed
+    this.#unacknowledged -= 1
     if (held.state === 'running' || held.state === 'lost') await this.#record(held, { status: 'Pending' })
   }
 

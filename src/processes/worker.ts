@@ -65,7 +65,7 @@ export class QueueWorker<Args, Result> implements Runnable {
   #resolveHandedBack: () => void = () => undefined
   readonly #handedBack = new Promise<void>((resolve) => (this.#resolveHandedBack = resolve))
 
-  /** @param slots - With how many it starts. */
+  /** @param onDemand - It starts without slots; who asks for a task adds one. */
   constructor(
     db: PgDb,
     private readonly definition: QueueDefinition<Args, Result>,
@@ -73,7 +73,7 @@ export class QueueWorker<Args, Result> implements Runnable {
     config: StorageConfig,
     options: WorkerOptions,
     private readonly deadlines: Deadlines = DEADLINES,
-    slots?: number,
+    private readonly onDemand = false,
   ) {
     database(db, 'worker')
     this.#db = db
@@ -83,7 +83,7 @@ export class QueueWorker<Args, Result> implements Runnable {
     this.queue = definition.name
     this.#settings = workerSettings(config, options)
     this.#name = this.#settings.name
-    this.#slots = new Slots(slots ?? this.#settings.concurrency, () => this.#session?.wake())
+    this.#slots = new Slots(onDemand ? 0 : this.#settings.concurrency, () => this.#session?.wake())
     this.#onEvent = options.onEvent ?? config.onEvent
     this.stopped = new Promise((resolve) => (this.#resolveStopped = resolve))
     runnable(this)
@@ -190,6 +190,7 @@ export class QueueWorker<Args, Result> implements Runnable {
       settings: this.#settings,
       deadlines: this.deadlines,
       slots: this.#slots,
+      onDemand: this.onDemand,
       idleWatch: this.#idleWatch,
       listening: () => this.#listening,
       runner: this.#runner(registration.worker),

@@ -20,8 +20,9 @@ export interface StorageConfig {
   pollIntervalMs?: PollInterval | undefined
   /**
    * Whether what a handler returns or throws ends its task. With `false` that is left to `storage.ack(ctx.task, outcome)`,
-   * also after the handler has returned; until then the task stays claimed. A task whose payload cannot be read fails all
-   * the same, and what is not acknowledged when `stop` has waited for its timeout goes back uncharged. Default `true`.
+   * also after the handler has returned; until then the task stays claimed, and counts towards the `bufferSize` +
+   * `concurrency` tasks that the worker holds at most. A task whose payload cannot be read fails all the same, and what is
+   * not acknowledged when `stop` has waited for its timeout goes back uncharged. Default `true`.
    */
   autoAck?: boolean | undefined
   /**
