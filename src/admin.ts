@@ -1,3 +1,4 @@
+import { pauseQueue, resumeQueue } from './processes/pause.js'
 import { registerByAdmin } from './statements/register-by-admin.js'
 import { databaseError } from './vocabulary/database-error.js'
 import { databaseOrTransaction, type PgDb, type PgTx } from './vocabulary/db.js'
@@ -25,6 +26,16 @@ export interface Admin {
   metrics(): Promise<Statistic[]>
   /** Due, delayed and running tasks per queue: for exporters and autoscalers, in milliseconds also on a large table. */
   queueDepths(): Promise<QueueDepth[]>
+  /**
+   * From now on, for the transaction's from its commit on, no worker of this library claims a task of the queue, in any
+   * process, until `resume`. Tasks that are claimed already still run, those in the workers' buffers included; tasks may be
+   * pushed. Rust workers do not see it. Pausing a paused queue changes nothing.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a name that no queue can have.
+   */
+  pause(queue: string): Promise<void>
+  /** Ends a pause, and wakes the workers of the queue. Without one it changes nothing. Throws as `pause`. */
+  resume(queue: string): Promise<void>
   /** Brings the view `apalis.queue_stats_snapshot` up to date; readers are not held up. Not inside a transaction that others wait for. */
   refreshQueueStatsSnapshot(): Promise<void>
   /**
@@ -49,6 +60,8 @@ export function admin(dbOrTx: PgDb | PgTx): Admin {
     listQueues: () => reads.listQueues(db),
     metrics: () => reads.metrics(db),
     queueDepths: () => reads.queueDepths(db),
+    pause: (queue) => pauseQueue(db, queue),
+    resume: (queue) => resumeQueue(db, queue),
     refreshQueueStatsSnapshot: () => reads.refreshQueueStatsSnapshot(db),
     registerWorker: async (queue, name) => {
       checkQueueName(queue)

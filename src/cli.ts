@@ -16,7 +16,8 @@ Commands:
 
 Options:
   --rust-interop   also the indexes that only the Rust crates ask for
-  --functions      only what drizzle-kit does not generate from the tables: functions, trigger, view, settings
+  --functions      what drizzle-kit does not generate from apalis-drizzle/schema: functions, trigger, view,
+                   settings, and the table of paused queues
   --help           this text
 
 setup and verify connect to DATABASE_URL (postgres://user:password@host:port/database) with the driver that is

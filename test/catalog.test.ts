@@ -7,12 +7,12 @@ import { useDatabase } from './support/database.js'
 
 const database = useDatabase()
 
-async function columns(table: string): Promise<string[]> {
+async function columns(table: string, schema = 'apalis'): Promise<string[]> {
   const rows = await database.sql<{ line: string }[]>`
     select concat_ws(' ', attname, format_type(atttypid, atttypmod), case when attnotnull then 'not null' end,
       'default ' || pg_get_expr(adbin, adrelid)) as line
     from pg_attribute left join pg_attrdef on adrelid = attrelid and adnum = attnum
-    where attrelid = ${`apalis.${table}`}::regclass and attnum > 0 and not attisdropped
+    where attrelid = ${`${schema}.${table}`}::regclass and attnum > 0 and not attisdropped
     order by attnum`
   return rows.map(({ line }) => line)
 }
@@ -104,6 +104,19 @@ describe('tables', () => {
       select relname || ' ' || relkind::text as object from pg_class
       where relnamespace = 'apalis'::regnamespace and relkind <> 'i' order by 1`
     expect(rows.map(({ object }) => object as string)).toEqual(['jobs r', 'queue_stats_snapshot m', 'workers r'])
+  })
+})
+
+describe('paused_queues', () => {
+  it('is in the schema of the library, with one row for a queue', async () => {
+    expect(await columns('paused_queues', 'apalis_drizzle')).toEqual([
+      'queue text not null',
+      'paused_at timestamp with time zone not null default now()',
+    ])
+    const rows = await database.sql`
+      select conname as name, pg_get_constraintdef(oid) as definition from pg_constraint
+      where conrelid = 'apalis_drizzle.paused_queues'::regclass and contype <> 'n'`
+    expect([...rows]).toEqual([{ name: 'paused_queues_pkey', definition: 'PRIMARY KEY (queue)' }])
   })
 })
 

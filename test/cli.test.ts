@@ -44,7 +44,7 @@ describe('setup and verify', () => {
   it('create and check the schema, and say so in one line', async () => {
     expect(await run(['setup'])).toEqual(
       said(
-        'Schema apalis is set up; applied: 0000_init, 0001_get_jobs, 0002_notify_new_jobs, 0003_queue_stats_snapshot, 0004_autovacuum.',
+        'Schema apalis is set up; applied: 0000_init, 0001_get_jobs, 0002_notify_new_jobs, 0003_queue_stats_snapshot, 0004_autovacuum, 0005_paused_queues.',
       ),
     )
     expect(await run(['verify'])).toEqual(said('Schema apalis is complete.'))
@@ -114,6 +114,8 @@ describe('sql', () => {
       'CREATE UNIQUE INDEX queue_stats_snapshot_job_type_idx ON apalis.queue_stats_snapshot USING btree (job_type);',
       'REFRESH MATERIALIZED VIEW apalis.queue_stats_snapshot;',
       'ALTER TABLE apalis.jobs SET (',
+      'CREATE SCHEMA IF NOT EXISTS apalis_drizzle;',
+      'CREATE TABLE IF NOT EXISTS apalis_drizzle.paused_queues (',
     ])
   })
 })

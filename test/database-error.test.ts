@@ -260,6 +260,7 @@ describe('databaseHint', () => {
     'relation "apalis.jobs" does not exist',
     'relation apalis.jobs does not exist',
     'no such table: apalis.jobs',
+    'relation "apalis_drizzle.paused_queues" does not exist',
   ])('says to run setup for: %s [ERR-11]', (message) => {
     expect(hint(message)).toBe(SETUP)
   })
@@ -271,6 +272,13 @@ describe('databaseHint', () => {
   ])('says to register the worker by the message alone: %s [ERR-12]', (message) => {
     expect(hint(message)).toBe(REGISTER)
   })
+
+  it.each(['permission denied for schema apalis_drizzle', 'permission denied for table paused_queues'])(
+    'says which right is missing: %s',
+    (message) => {
+      expect(hint(message)).toContain('USAGE on schema apalis_drizzle and SELECT on its table paused_queues')
+    },
+  )
 
   it('says nothing about anything else [ERR-13]', () => {
     expect(hint('deadlock detected')).toBeUndefined()

@@ -1,7 +1,7 @@
 /**
  * Shows what the gauges of a queue count.
  */
-import { beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it, onTestFinished } from 'vitest'
 import { queueDepths } from '../src/reads.js'
 import type { Db } from '../src/vocabulary/db.js'
 import { useDatabase } from './support/database.js'
@@ -45,14 +45,28 @@ describe('queueDepths', () => {
     await storeTask(database.sql, { id: taskId(3), queue: 'done', status: 'Done', doneAt: '-1 day' })
     await storeTask(database.sql, { id: taskId(4), queue: 'killed', status: 'Killed' })
     await storeTask(database.sql, { id: taskId(5), queue: 'running', status: 'Running', lockBy: 'w' })
-    const zeros = { due: 0, delayed: 0, running: 0, oldestDueAgeMs: 0 }
+    const zeros = { paused: false, due: 0, delayed: 0, running: 0, oldestDueAgeMs: 0 }
     expect(await depths()).toEqual([
       { ...zeros, queue: 'delayed', delayed: 1 },
       { ...zeros, queue: 'done' },
       { ...zeros, queue: 'idle' },
       { ...zeros, queue: 'killed' },
       { ...zeros, queue: 'running', running: 1 },
-      { queue: 'waiting', due: 1, delayed: 0, running: 0, oldestDueAgeMs: expect.any(Number) as number },
+      { ...zeros, queue: 'waiting', due: 1, oldestDueAgeMs: expect.any(Number) as number },
+    ])
+  })
+
+  it('shows which queues are paused, also those without a task', async () => {
+    onTestFinished(async () => {
+      await database.sql`delete from apalis_drizzle.paused_queues`
+    })
+    await storeTask(database.sql, { id: taskId(1), queue: 'waiting' })
+    await storeTask(database.sql, { id: taskId(2), queue: 'paused' })
+    await database.sql`insert into apalis_drizzle.paused_queues (queue) values ('paused'), ('paused by mistake')`
+    expect((await depths()).map(({ queue, paused, due }) => ({ queue, paused, due }))).toEqual([
+      { queue: 'paused', paused: true, due: 1 },
+      { queue: 'paused by mistake', paused: true, due: 0 },
+      { queue: 'waiting', paused: false, due: 1 },
     ])
   })
 
@@ -63,6 +77,6 @@ describe('queueDepths', () => {
   it('stands times without end, which other programs may have written', async () => {
     await database.sql`
       insert into apalis.jobs (id, job_type, job, run_at) values (${taskId(1)}, ${queue}, '{}', '-infinity'), (${taskId(2)}, ${queue}, '{}', 'infinity')`
-    expect(await depths()).toEqual([{ queue, due: 1, delayed: 1, running: 0, oldestDueAgeMs: Infinity }])
+    expect(await depths()).toEqual([{ queue, paused: false, due: 1, delayed: 1, running: 0, oldestDueAgeMs: Infinity }])
   })
 })

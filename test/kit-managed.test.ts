@@ -12,6 +12,7 @@ import { promisify } from 'node:util'
 import ts from 'typescript'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { defineQueue, pushTaskWithTx } from '../src/index.js'
+import { admin } from '../src/admin.js'
 import { bringUpToDate } from '../src/processes/setup.js'
 import { verifySchema } from '../src/processes/verify-schema.js'
 import { ordersWithConfirmation } from './apps/kit-managed/src/queries.js'
@@ -106,6 +107,12 @@ describe('an application whose drizzle-kit manages the tables', () => {
     expect(await ordersWithConfirmation(db)).toEqual([
       { order: 7, status: 'Pending', attempts: 0, due: expect.any(Date) as Date },
     ])
+  })
+
+  it('pauses a queue without declaring the table of it', async () => {
+    await admin(database.db).pause('confirmations')
+    expect(await admin(database.db).queueDepths()).toMatchObject([{ queue: 'confirmations', paused: true, due: 1 }])
+    await admin(database.db).resume('confirmations')
   })
 
   it('may call setup as well, which only records that everything is there', async () => {

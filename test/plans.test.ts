@@ -97,6 +97,14 @@ describe.each([
       expect(plan.buffers, plan.text).toBeLessThan(15)
     })
 
+    it('neither a claim from a paused queue nor the question when its next task is due reads a task', async () => {
+      const pause = `insert into apalis_drizzle.paused_queues (queue) values ('${queue}'), ('another')`
+      for (const look of [claiming(20), (db: Db) => nextDueMs(db, queue)]) {
+        const plan = await explain(database, look, mode, pause)
+        expect(plan.buffers, plan.text).toBeLessThan(15)
+      }
+    })
+
     it('the question when the next task is due reads one task of each priority', async () => {
       const plan = await explain(database, (db) => nextDueMs(db, queue), mode)
       expectLookups(plan, 1)

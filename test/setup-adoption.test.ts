@@ -44,7 +44,12 @@ describe.each<{ generation: string; fixtures: Fixture[] }>([
     const objects = await fingerprint(database.sql)
     const tasks = await database.sql`select xmin::text, * from apalis.jobs order by id`
 
-    expect(await migrate()).toEqual(['0002_notify_new_jobs', '0004_autovacuum', 'index jobs_failed_idx'])
+    expect(await migrate()).toEqual([
+      '0002_notify_new_jobs',
+      '0004_autovacuum',
+      '0005_paused_queues',
+      'index jobs_failed_idx',
+    ])
 
     await verifySchema(database.db)
     expect(await database.sql`select xmin::text, * from apalis.jobs order by id`).toEqual(tasks)
@@ -204,6 +209,30 @@ describe('a schema that setup does not know', () => {
   })
 })
 
+describe('a table paused_queues of another form', () => {
+  it.each([
+    {
+      change: 'create table apalis_drizzle.paused_queues (name text primary key)',
+      tells: 'column 1 of apalis_drizzle.paused_queues is name text',
+    },
+    {
+      change:
+        'create table apalis_drizzle.paused_queues (queue text not null, paused_at timestamptz not null default now())',
+      tells: 'apalis_drizzle.paused_queues has no PRIMARY KEY (queue)',
+    },
+    {
+      change: 'create view apalis_drizzle.paused_queues as select 1 as queue',
+      tells: 'apalis_drizzle.paused_queues is not an ordinary table',
+    },
+  ])('is refused: $change', async ({ change, tells }) => {
+    await setup(database.db)
+    await database.sql.unsafe(`drop table apalis_drizzle.paused_queues; ${change}`)
+    const before = await fingerprint(database.sql)
+    await expect(setup(database.db)).rejects.toThrow(tells)
+    expect(await fingerprint(database.sql)).toEqual(before)
+  })
+})
+
 describe('tables that drizzle-kit made, without functions', () => {
   it('get what is missing and are not made anew', async () => {
     await setup(database.db)
@@ -220,6 +249,7 @@ describe('tables that drizzle-kit made, without functions', () => {
       '0002_notify_new_jobs',
       '0003_queue_stats_snapshot',
       '0004_autovacuum',
+      '0005_paused_queues',
     ])
     await verifySchema(database.db)
     expect(await database.sql`select 'apalis.jobs'::regclass::oid as oid`).toEqual([jobs])

@@ -175,6 +175,7 @@ describe('an index of a table in use', () => {
     expect(await setting).toEqual([
       '0002_notify_new_jobs',
       '0004_autovacuum',
+      '0005_paused_queues',
       'index jobs_failed_idx',
       'index jobs_run_at_idx',
     ])

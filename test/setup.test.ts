@@ -26,6 +26,7 @@ const MIGRATIONS = [
   '0002_notify_new_jobs',
   '0003_queue_stats_snapshot',
   '0004_autovacuum',
+  '0005_paused_queues',
 ]
 const CONTRACT_LOCK = `select pg_advisory_xact_lock(hashtext('apalis_diesel_postgres'), hashtext('migrations'))`
 
@@ -72,6 +73,7 @@ describe('setup on an empty database', () => {
       'apalis.queue_stats_snapshot',
       'apalis.workers',
       'apalis_drizzle.migrations',
+      'apalis_drizzle.paused_queues',
     ])
   })
 
@@ -229,6 +231,7 @@ describe('verifySchema', () => {
       names: 'index queue_stats_snapshot_job_type_idx is missing',
     },
     { change: 'drop function apalis.get_jobs', names: 'function apalis.get_jobs(text, text, integer) is missing' },
+    { change: 'drop table apalis_drizzle.paused_queues', names: 'table apalis_drizzle.paused_queues is missing' },
     {
       change: 'alter table apalis.jobs reset (autovacuum_vacuum_threshold)',
       names: 'autovacuum_vacuum_threshold = 1000',

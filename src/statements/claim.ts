@@ -3,6 +3,7 @@ import { jobs, workers } from '../schema.js'
 import { arrayLiteral } from '../vocabulary/array-literal.js'
 import { claimable, guard } from '../vocabulary/claimable.js'
 import { prepared, type Db } from '../vocabulary/db.js'
+import { isPaused } from '../vocabulary/paused-queues.js'
 import { lastLevel, priorityLevels, waitingInQueue } from '../vocabulary/priority-levels.js'
 
 /** The row of a claimed task, as the database holds it. */
@@ -39,7 +40,7 @@ export interface ClaimRequest extends Claimer {
 
 /**
  * Takes due tasks of a queue, highest priority first, then the oldest, skipping those that other transactions lock. A
- * worker whose registration was lost or is stale gets none.
+ * worker whose registration was lost or is stale gets none, and nobody gets one of a paused queue.
  *
  * Tasks for which no slot is free become Queued and not Running, so that the sweep does not charge them an attempt when
  * the process dies before they start.
@@ -121,11 +122,11 @@ function nextTasks(): SQL {
          select ${columns} from ${jobs}
          where ${waitingInQueue} and ${jobs.priority} = level.priority and ${jobs.runAt} <= now()
          order by ${jobs.runAt}, ${jobs.id} limit ${limit} for update skip locked
-       ) task where level.priority is not null and ${registered()} limit ${limit})
+       ) task where level.priority is not null and ${mayClaim()} limit ${limit})
       union all
       select task.* from (
          select ${columns} from ${jobs}
-         where ${waitingInQueue} and ${jobs.priority} < ${lastLevel} and ${jobs.runAt} <= now() and ${registered()}
+         where ${waitingInQueue} and ${jobs.priority} < ${lastLevel} and ${jobs.runAt} <= now() and ${mayClaim()}
          order by ${jobs.priority} desc, ${jobs.runAt}, ${jobs.id} limit ${limit} for update skip locked
        ) task
       limit ${limit}
@@ -139,14 +140,18 @@ function listedTasks(): SQL {
   return sql`
     select ${jobs.id} from ${jobs}
     where ${jobs.id} = any (${sql.placeholder('ids')}::text[])
-      and ${guard(inQueue, claimable(), sql`${jobs.runAt} <= now()`)} and ${registered()}
+      and ${guard(inQueue, claimable(), sql`${jobs.runAt} <= now()`)} and ${mayClaim()}
     order by ${jobs.priority} desc, ${jobs.runAt}, ${jobs.id} for update skip locked`
 }
 
-/** Asked of the primary key, once per statement; without a lock, which would make the owner's heartbeat wait. */
-function registered(): SQL {
+/**
+ * Whether the worker is registered and its queue is not paused. Asked of the primary keys, once per statement; without a
+ * lock, which would make the owner's heartbeat wait. So a claim that is under way while a pause commits may still take tasks.
+ */
+function mayClaim(): SQL {
   return sql`(select true from ${workers}
     where ${workers.id} = ${sql.placeholder('worker')} and ${workers.workerType} = ${sql.placeholder('queue')}
       and ${workers.leaseToken} = ${sql.placeholder('leaseToken')}
-      and ${workers.lastSeen} > now() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms')`
+      and ${workers.lastSeen} > now() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms'
+      and not ${isPaused(sql.placeholder('queue'))})`
 }

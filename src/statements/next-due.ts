@@ -1,11 +1,12 @@
 import { sql } from 'drizzle-orm'
 import { jobs } from '../schema.js'
 import { prepared, type Db } from '../vocabulary/db.js'
+import { isPaused } from '../vocabulary/paused-queues.js'
 import { lastLevel, priorityLevels, waitingInQueue } from '../vocabulary/priority-levels.js'
 
 /**
  * How long until the next task of a queue is due, in milliseconds by the database's clock; 0 or less when one is due
- * now, `undefined` when none is waiting.
+ * now, `undefined` when none is waiting. In a paused queue none is: the resumption announces itself.
  */
 export async function nextDueMs(db: Db, queue: string): Promise<number | undefined> {
   const [row] = await prepared(db, nextDueStatement).execute({ queue })
@@ -27,5 +28,6 @@ function nextDueStatement(db: Db) {
   return db
     .select({ dueMs: sql<number | null>`(extract(epoch from run_at - clock_timestamp()) * 1000)::float8` })
     .from(sql`(${first}) next`)
+    .where(sql`not ${isPaused(sql.placeholder('queue'))}`)
     .$withCache(false)
 }

@@ -3,12 +3,13 @@ import { jobs, workers } from '../schema.js'
 import { prepared, type Db } from '../vocabulary/db.js'
 import { ENDED, OWNED, UNSUCCESSFUL, WAITING } from '../vocabulary/index-conditions.js'
 import { queuesIn } from '../vocabulary/loose-scan.js'
+import { isPaused, pausedQueues } from '../vocabulary/paused-queues.js'
 import type { QueueDepth } from '../vocabulary/queue-info.js'
 
 /**
- * Every queue that has a task or a worker, by name; a drained one with zeros. Answered by the partial indexes alone, so
- * it costs what waits and runs, however much has finished: hence `WAITING` and not `claimable`, and no look at how much
- * of the running is Queued, for both of which Postgres would have to read the rows.
+ * Every queue that has a task or a worker, or is paused, by name; a drained one with zeros. Answered by the partial
+ * indexes alone, so it costs what waits and runs, however much has finished: hence `WAITING` and not `claimable`, and no
+ * look at how much of the running is Queued, for both of which Postgres would have to read the rows.
  */
 export async function queueDepths(db: Db): Promise<QueueDepth[]> {
   return prepared(db, depthsStatement).execute()
@@ -39,6 +40,7 @@ function depthsStatement(db: Db) {
   return db
     .select({
       queue,
+      paused: isPaused(queue),
       due: number(waiting.due),
       delayed: number(waiting.delayed),
       running: number(owned.running),
@@ -49,7 +51,8 @@ function depthsStatement(db: Db) {
     .from(
       sql`(select worker_type as name from ${workers}
         union select name from ${queuesIn(WAITING)} union select name from ${queuesIn(OWNED)}
-        union select name from ${queuesIn(ENDED)} union select name from ${queuesIn(UNSUCCESSFUL)}) queue`,
+        union select name from ${queuesIn(ENDED)} union select name from ${queuesIn(UNSUCCESSFUL)}
+        union select queue from ${pausedQueues}) queue`,
     )
     .leftJoin(waiting, sql`${waiting.queue} = ${queue}`)
     .leftJoin(owned, sql`${owned.queue} = ${queue}`)

@@ -1,5 +1,5 @@
-/** Reads the catalog of schema `apalis`, in one statement and thereby in one snapshot. */
-import { sql } from 'drizzle-orm'
+/** Reads the catalog of the library's schemas, in one statement and thereby in one snapshot. */
+import { sql, type SQL } from 'drizzle-orm'
 import type { Catalog } from '../vocabulary/catalog.js'
 import type { Db } from '../vocabulary/db.js'
 
@@ -21,7 +21,7 @@ export async function readCatalog(db: Db): Promise<Catalog> {
 const surroundings = sql`(select set_config('search_path', 'pg_catalog', true)) is not null
   and (select set_config('lock_timeout', '2s', true)) is not null`
 
-const relations = sql`
+const relations = (schema: SQL) => sql`
   select json_object_agg(c.relname, json_build_object(
     'kind', c.relkind,
     'settings', coalesce(to_json(c.reloptions), '[]'),
@@ -40,13 +40,13 @@ const relations = sql`
     )
   ))
   from pg_class c
-  where c.relnamespace = apalis.oid and c.relkind in ('r', 'p', 'f', 'v', 'm')`
+  where c.relnamespace = ${schema} and c.relkind in ('r', 'p', 'f', 'v', 'm')`
 
 /** Since PostgreSQL 18 NOT NULL is a constraint as well; here it is part of the column. */
-const constraints = sql`
+const constraints = (schema: SQL) => sql`
   select json_object_agg(t.relname || '.' || c.conname, pg_get_constraintdef(c.oid))
   from pg_constraint c join pg_class t on t.oid = c.conrelid
-  where t.relnamespace = apalis.oid and c.contype <> 'n'`
+  where t.relnamespace = ${schema} and c.contype <> 'n'`
 
 const indexes = sql`
   select json_object_agg(c.relname, json_build_object(
@@ -54,7 +54,7 @@ const indexes = sql`
     'valid', i.indisvalid and i.indisready
   ))
   from pg_index i join pg_class c on c.oid = i.indexrelid
-  where c.relnamespace = apalis.oid`
+  where c.relnamespace = schemas.apalis`
 
 const functions = sql`
   select json_object_agg(p.proname || '(' || oidvectortypes(p.proargtypes) || ')', json_build_object(
@@ -69,13 +69,13 @@ const functions = sql`
     'body', p.prosrc
   ))
   from pg_proc p join pg_language l on l.oid = p.prolang
-  where p.pronamespace = apalis.oid`
+  where p.pronamespace = schemas.apalis`
 
 const triggers = sql`
   select json_object_agg(t.relname || '.' || g.tgname,
     pg_get_triggerdef(g.oid) || case g.tgenabled when 'O' then '' else ' (disabled)' end)
   from pg_trigger g join pg_class t on t.oid = g.tgrelid
-  where t.relnamespace = apalis.oid and not g.tgisinternal`
+  where t.relnamespace = schemas.apalis and not g.tgisinternal`
 
 /** Not by to_regclass, which is an error to a role that may not use the schema. */
 const ledger = sql`
@@ -93,12 +93,16 @@ const ledger = sql`
 
 const catalog = sql`(
   select json_build_object(
-    'relations', coalesce((${relations}), '{}'),
-    'constraints', coalesce((${constraints}), '{}'),
+    'relations', coalesce((${relations(sql`schemas.apalis`)}), '{}'),
+    'constraints', coalesce((${constraints(sql`schemas.apalis`)}), '{}'),
     'indexes', coalesce((${indexes}), '{}'),
     'functions', coalesce((${functions}), '{}'),
     'triggers', coalesce((${triggers}), '{}'),
+    'own', json_build_object(
+      'relations', coalesce((${relations(sql`schemas.own`)}), '{}'),
+      'constraints', coalesce((${constraints(sql`schemas.own`)}), '{}')
+    ),
     'ledger', (${ledger})
   )
-  from (select to_regnamespace('apalis')::oid) as apalis (oid)
+  from (select to_regnamespace('apalis')::oid, to_regnamespace('apalis_drizzle')::oid) as schemas (apalis, own)
 )`

@@ -1,4 +1,4 @@
-import { sql } from 'drizzle-orm'
+import { sql, type SQL, type SQLWrapper } from 'drizzle-orm'
 import { jobs } from '../schema.js'
 import { CHANNEL } from './notification.js'
 
@@ -8,5 +8,10 @@ import { CHANNEL } from './notification.js'
  */
 export const announced = sql<string | null>`case
   when ${jobs.status} in ('Pending', 'Failed') and ${jobs.runAt} <= clock_timestamp() + interval '5 seconds'
-  then pg_notify(${sql.raw(`'${CHANNEL}'`)}, json_build_object('job_type', ${jobs.jobType}, 'ids', array[]::text[])::text)::text
+  then ${announcement(jobs.jobType)}
 end`
+
+/** Wakes the workers of a queue when the transaction commits. */
+export function announcement(queue: SQLWrapper): SQL {
+  return sql`pg_notify(${sql.raw(`'${CHANNEL}'`)}, json_build_object('job_type', ${queue}, 'ids', array[]::text[])::text)::text`
+}

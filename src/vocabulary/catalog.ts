@@ -10,6 +10,8 @@ export interface Catalog {
   readonly functions: Readonly<Record<string, CatalogFunction>>
   /** `table.trigger` to its definition, with ` (disabled)` after it where it does not fire. */
   readonly triggers: Readonly<Record<string, string>>
+  /** Likewise for schema `apalis_drizzle`. */
+  readonly own: Pick<Catalog, 'relations' | 'constraints'>
   readonly ledger: LedgerAccess
 }
 

@@ -199,3 +199,9 @@ export const JOBS_SETTINGS = {
   autovacuum_vacuum_insert_scale_factor: '0.05',
   autovacuum_vacuum_cost_delay: '0',
 } as const
+
+/** Of schema `apalis_drizzle`, which no Rust crate knows. */
+export const PAUSED_QUEUES = {
+  columns: ['queue text not null', 'paused_at timestamp with time zone not null default now()'],
+  primaryKey: 'PRIMARY KEY (queue)',
+} as const

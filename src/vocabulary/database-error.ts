@@ -95,6 +95,10 @@ export function databaseError(operation: string, error: unknown): Error {
   )
 }
 
+const MISSING_RELATION =
+  /relation "?(apalis\.(jobs|workers)|apalis_drizzle\.paused_queues)"? does not exist|no such table: apalis\.jobs/i
+const NO_ACCESS = /permission denied for (schema apalis_drizzle|table paused_queues)/i
+
 const OWNER_CONSTRAINTS = ['jobs_lock_by_worker_type_fkey', 'jobs_lock_by_fkey']
 
 /** The next step, where an error has a well-known cause. */
@@ -103,8 +107,11 @@ export function databaseHint(
 ): string | undefined {
   if (error === undefined) return undefined
   const { message, constraint, table } = error
-  if (/relation "?apalis\.(jobs|workers)"? does not exist|no such table: apalis\.jobs/i.test(message)) {
+  if (MISSING_RELATION.test(message)) {
     return 'Run setup(db) or `npx apalis-drizzle setup` once against this database.'
+  }
+  if (NO_ACCESS.test(message)) {
+    return 'Workers need USAGE on schema apalis_drizzle and SELECT on its table paused_queues; who pauses needs INSERT and DELETE, too.'
   }
   const named = constraint ?? OWNER_CONSTRAINTS.find((name) => message.includes(name))
   const generic = constraint === undefined && /table "jobs" violates foreign key constraint/i.test(message)

@@ -207,7 +207,7 @@ export class TaskNotFoundError extends ApalisError {
 
   constructor(operation: string, taskId: string, queue: string | undefined) {
     super(
-      `No task for ${operation}: id ${taskId}, queue ${queue === undefined ? '(any)' : JSON.stringify(queue)}. It may be delayed, locked by another worker, finished, deleted or in another queue: look it up with fetchById.`,
+      `No task for ${operation}: id ${taskId}, queue ${queue === undefined ? '(any)' : JSON.stringify(queue)}. It may be delayed, locked by another worker, finished, deleted or in another queue, or its queue is paused: look it up with fetchById.`,
     )
     this.operation = operation
     this.taskId = taskId

@@ -6,6 +6,7 @@ import {
   INDEXES,
   JOBS_SETTINGS,
   NOTIFY_SIGNATURE,
+  PAUSED_QUEUES,
   SNAPSHOT_COLUMNS,
   SNAPSHOT_INDEX,
   TABLES,
@@ -37,7 +38,7 @@ export interface Expectations {
   readonly migratedByNewer: boolean
 }
 
-const [, getJobs, notifyNewJobs, snapshot] = migrations
+const [, getJobs, notifyNewJobs, snapshot, , pausedQueues] = migrations
 
 export function findings(catalog: Catalog, expectations: Expectations): Finding[] {
   const { jobs, workers } = catalog.relations
@@ -56,6 +57,7 @@ export function findings(catalog: Catalog, expectations: Expectations): Finding[
     ...triggerFindings(catalog),
     ...snapshotFindings(catalog, expectations),
     ...settingFindings(catalog),
+    ...pausedQueuesFindings(catalog),
   ]
 }
 
@@ -67,7 +69,7 @@ function tableFindings({ relations }: Catalog): Finding[] {
     // Further columns may follow, because inserts do not name them; one that must be filled in would fail them.
     const further = table.columns.slice(expected.length).filter((column) => / not null(?!.* default )/.test(column))
     return [
-      ...columnFindings(name, expected, table.columns),
+      ...columnFindings(`apalis.${name}`, expected, table.columns),
       ...further.flatMap((column) => refuse(`apalis.${name} has a column that pushes do not fill in: ${column}`)),
     ]
   })
@@ -77,7 +79,7 @@ function columnFindings(table: string, expected: readonly string[], columns: rea
   return expected.flatMap((column, i) => {
     const found = columns[i]
     if (found === column) return []
-    return refuse(`column ${i + 1} of apalis.${table} is ${found ?? 'missing'}, expected ${column}`)
+    return refuse(`column ${i + 1} of ${table} is ${found ?? 'missing'}, expected ${column}`)
   })
 }
 
@@ -188,7 +190,7 @@ function snapshotFindings(catalog: Catalog, expectations: Expectations): Finding
   if (found === undefined) return repair(`${name} is missing`, [{ name: snapshot.name, statements: [create, index] }])
   if (found.kind !== 'm') return refuse('apalis.queue_stats_snapshot is not a materialized view')
   return [
-    ...columnFindings('queue_stats_snapshot', SNAPSHOT_COLUMNS, found.columns),
+    ...columnFindings('apalis.queue_stats_snapshot', SNAPSHOT_COLUMNS, found.columns),
     ...indexFindings(catalog, SNAPSHOT_INDEX, expectations),
   ]
 }
@@ -202,6 +204,19 @@ function settingFindings({ relations }: Catalog): Finding[] {
   return repair(`vacuum settings of apalis.jobs are missing: ${values}`, [
     { name: '0004_autovacuum', statements: [`ALTER TABLE apalis.jobs SET (${values})`] },
   ])
+}
+
+function pausedQueuesFindings({ own }: Catalog): Finding[] {
+  const name = 'apalis_drizzle.paused_queues'
+  const found = own.relations['paused_queues']
+  if (found === undefined) return repair(`table ${name} is missing`, [pausedQueues])
+  if (found.kind !== 'r') return refuse(`${name} is not an ordinary table`)
+  const { columns, primaryKey } = PAUSED_QUEUES
+  const key = own.constraints['paused_queues.paused_queues_pkey']
+  return [
+    ...columnFindings(name, columns, found.columns),
+    ...(key === primaryKey ? [] : refuse(`${name} has no ${primaryKey} named paused_queues_pkey`)),
+  ]
 }
 
 function refuse(difference: string): Finding[] {

@@ -3,7 +3,7 @@ import { INDEXES } from './contract.js'
 import { migrations } from './migrations.generated.js'
 
 export interface ScriptOptions {
-  /** Only what drizzle-kit does not generate from the tables: functions, trigger, view, settings. */
+  /** Only what drizzle-kit does not generate from `schema.ts`: functions, trigger, view, settings, the table of paused queues. */
   readonly functions: boolean
   readonly rustInterop: boolean
 }

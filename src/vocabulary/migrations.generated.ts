@@ -204,4 +204,18 @@ ALTER TABLE apalis.jobs SET (
 );`,
     ],
   },
+  {
+    name: '0005_paused_queues',
+    custom: true,
+    sha256: 'a31b9530889c537a8a42433b147dde512e970ec7bfa1f09153d58198448a32d6',
+    statements: [
+      `-- The queues that no worker claims from. Apart from schema apalis, whose objects are shared with Rust services, and IF NOT
+-- EXISTS, because where drizzle-kit migrates the tables of apalis, \`setup\` may have run before.
+CREATE SCHEMA IF NOT EXISTS apalis_drizzle;`,
+      `CREATE TABLE IF NOT EXISTS apalis_drizzle.paused_queues (
+  queue text PRIMARY KEY,
+  paused_at timestamptz NOT NULL DEFAULT now()
+);`,
+    ],
+  },
 ] as const satisfies readonly Migration[]

@@ -13,7 +13,9 @@ export interface QueueInfo {
 /** What a gauge shows of a queue. */
 export interface QueueDepth {
   readonly queue: string
-  /** Tasks that a worker could claim now. */
+  /** Whether workers claim nothing of it; see `admin(db).pause`. */
+  readonly paused: boolean
+  /** Tasks that a worker could claim now, or once the queue is resumed. */
   readonly due: number
   /** Tasks for later, those that wait for a retry included. */
   readonly delayed: number
