@@ -5,6 +5,7 @@ import { bringUpToDate } from './processes/setup.js'
 import { verifySchema } from './processes/verify-schema.js'
 import type { PgDb } from './vocabulary/db.js'
 import { isApalisError } from './vocabulary/errors.js'
+import { DEFAULT_ROLES, grantsScript } from './vocabulary/grants.js'
 import { migrationScript } from './vocabulary/migration-script.js'
 
 const HELP = `Usage: apalis-drizzle <command>
@@ -13,11 +14,15 @@ Commands:
   setup [--rust-interop]               create or complete schema apalis
   verify                               compare schema apalis with what the library needs
   sql [--functions] [--rust-interop]   print the migrations, for psql or another tool
+  sql --grants [--producer NAME] [--worker NAME] [--admin NAME]
+                                       print the rights of three roles: to enqueue, to work, to look and steer
 
 Options:
   --rust-interop   also the indexes that only the Rust crates ask for
   --functions      what drizzle-kit does not generate from apalis-drizzle/schema: functions, trigger, view,
                    settings, and the table of paused queues
+  --producer NAME, --worker NAME, --admin NAME
+                   the roles, instead of apalis_producer, apalis_worker and apalis_admin
   --help           this text
 
 setup and verify connect to DATABASE_URL (postgres://user:password@host:port/database) with the driver that is
@@ -28,24 +33,33 @@ installed: postgres, otherwise pg. Building indexes needs a direct connection or
 class Complaint extends Error {}
 
 async function main(args: string[]): Promise<void> {
-  const { command, help, rustInterop, functions } = parsed(args)
+  const { command, help, rustInterop, functions, grants, roles } = parsed(args)
   if (help) process.stdout.write(HELP)
   else if (command === 'setup') await withDatabase((db) => setUp(db, rustInterop))
   else if (command === 'verify') await withDatabase(verify)
-  else if (command === 'sql') process.stdout.write(migrationScript({ functions, rustInterop }))
+  else if (command === 'sql')
+    process.stdout.write(grants ? grantsScript(roles) : migrationScript({ functions, rustInterop }))
 }
 
 const OPTIONS = {
   setup: ['rust-interop'],
   verify: [],
-  sql: ['rust-interop', 'functions'],
+  sql: ['rust-interop', 'functions', 'grants', 'producer', 'worker', 'admin'],
 } as const satisfies Record<string, readonly string[]>
 
 function parsed(args: string[]) {
   const { values, positionals } = parseArgs({
     args,
     allowPositionals: true,
-    options: { help: { type: 'boolean' }, functions: { type: 'boolean' }, 'rust-interop': { type: 'boolean' } },
+    options: {
+      help: { type: 'boolean' },
+      functions: { type: 'boolean' },
+      'rust-interop': { type: 'boolean' },
+      grants: { type: 'boolean' },
+      producer: { type: 'string' },
+      worker: { type: 'string' },
+      admin: { type: 'string' },
+    },
   })
   const [command, ...rest] = positionals
   const help = values.help ?? false
@@ -55,8 +69,26 @@ function parsed(args: string[]) {
     const unknown = Object.keys(values).find((option) => !(OPTIONS[command] as readonly string[]).includes(option))
     if (unknown !== undefined) throw new Complaint(`${command} has no option --${unknown}. See apalis-drizzle --help.`)
     if (rest.length > 0) throw new Complaint(`${command} takes no arguments. See apalis-drizzle --help.`)
+    checkGrantsApart(values)
   }
-  return { command, help, rustInterop: values['rust-interop'] ?? false, functions: values.functions ?? false }
+  const { functions = false, grants = false, producer, worker, admin } = values
+  const roles = {
+    producer: producer ?? DEFAULT_ROLES.producer,
+    worker: worker ?? DEFAULT_ROLES.worker,
+    admin: admin ?? DEFAULT_ROLES.admin,
+  }
+  return { command, help, rustInterop: values['rust-interop'] ?? false, functions, grants, roles }
+}
+
+/** The script of the grants and that of the migrations are two. */
+function checkGrantsApart(values: Readonly<Record<string, unknown>>): void {
+  const other = (values['grants'] ? ['functions', 'rust-interop'] : ['producer', 'worker', 'admin']).find(
+    (option) => values[option] !== undefined,
+  )
+  if (other === undefined) return
+  throw new Complaint(
+    `--${other} ${values['grants'] ? 'does not go with' : 'needs'} --grants. See apalis-drizzle --help.`,
+  )
 }
 
 function isCommand(command: string): command is keyof typeof OPTIONS {

@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { beforeEach, describe, expect, it } from 'vitest'
 import { verifySchema } from '../src/processes/verify-schema.js'
+import { DEFAULT_ROLES, grantsScript } from '../src/vocabulary/grants.js'
 import { useDatabase } from './support/database.js'
 import { clear, fingerprint, load } from './support/fixtures.js'
 
@@ -120,6 +121,30 @@ describe('sql', () => {
   })
 })
 
+describe('sql --grants', () => {
+  it('prints the rights of three roles and runs nothing', async () => {
+    const { stdout } = await run(['sql', '--grants'], { url: '' })
+    expect(stdout).toBe(grantsScript(DEFAULT_ROLES))
+    expect(stdout.match(/^ +create role .*/gm)).toEqual(
+      ['producer', 'worker', 'admin'].map((role) => `    create role "apalis_${role}" nologin;`),
+    )
+  })
+
+  it('for roles of any name', async () => {
+    const names = { producer: 'Shop "web"', worker: 'shop-worker', admin: 'shop-worker' }
+    const options = Object.entries(names).flatMap(([role, name]) => [`--${role}`, name])
+    const { stdout } = await run(['sql', '--grants', ...options], { url: '' })
+    expect(stdout).toBe(grantsScript(names))
+    expect(stdout).toContain('on apalis.jobs to "Shop ""web""";')
+  })
+
+  it('refuses a name that would mean everybody', async () => {
+    expect(await run(['sql', '--grants', '--worker', 'public'], { url: '' })).toEqual(
+      failed('Invalid worker: public is not a role.'),
+    )
+  })
+})
+
 describe('what is wrong with DATABASE_URL is said in one sentence without its password', () => {
   const { hostname, port } = new URL('postgres://127.0.0.1:1')
   it.each([
@@ -159,7 +184,7 @@ describe('usage', () => {
   it('--help explains every command', async () => {
     const { code, stdout } = await run(['--help'], { url: '' })
     expect(code).toBe(0)
-    for (const word of ['setup', 'verify', 'sql', '--rust-interop', '--functions', 'DATABASE_URL']) {
+    for (const word of ['setup', 'verify', 'sql', '--rust-interop', '--functions', '--grants', 'DATABASE_URL']) {
       expect(stdout).toContain(word)
     }
   })
@@ -169,6 +194,9 @@ describe('usage', () => {
     { args: ['drop'], tells: 'There is no command drop. See apalis-drizzle --help.' },
     { args: ['verify', '--functions'], tells: 'verify has no option --functions. See apalis-drizzle --help.' },
     { args: ['setup', 'now'], tells: 'setup takes no arguments. See apalis-drizzle --help.' },
+    { args: ['setup', '--grants'], tells: 'setup has no option --grants. See apalis-drizzle --help.' },
+    { args: ['sql', '--worker', 'a'], tells: '--worker needs --grants. See apalis-drizzle --help.' },
+    { args: ['sql', '--grants', '--functions'], tells: '--functions does not go with --grants.' },
     { args: ['setup', '--force'], tells: `Unknown option '--force'` },
   ])('$args is answered with the way to help', async ({ args, tells }) => {
     const { code, stdout, stderr } = await run(args)

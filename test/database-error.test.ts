@@ -194,6 +194,18 @@ describe('an error of the connection', () => {
     expect(databaseError('claiming', error).message).toMatch(hint)
   })
 
+  it('names the script of the grants for a missing right, unless it is one on something of the application', () => {
+    const refused = (message: string) => Object.assign(new Error(message), { code: '42501', severity: 'ERROR' })
+    for (const object of ['table jobs', 'schema apalis', 'materialized view queue_stats_snapshot']) {
+      const error = databaseError('claiming', refused(`permission denied for ${object}`))
+      expect(error.message).toMatch(
+        /`npx apalis-drizzle sql --grants` prints what producers, workers and admins need\.$/,
+      )
+    }
+    const error = databaseError('pushing', refused('permission denied for table audit'))
+    expect(error.message).toBe('Database error while pushing (42501): permission denied for table audit.')
+  })
+
   it('is told from a pool without a free connection', () => {
     expect(isPoolTimeout(drizzled(new Error('timeout exceeded when trying to connect')))).toBe(true)
     expect(isPoolTimeout(drizzled(systemError('CONNECT_TIMEOUT', 'write CONNECT_TIMEOUT')))).toBe(false)

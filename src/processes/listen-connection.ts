@@ -3,6 +3,7 @@
  * asked for a sign of life: a connection whose other end vanished without a word delivers nothing and reports nothing.
  */
 import type { Db } from '../vocabulary/db.js'
+import { quotedIdentifier } from '../vocabulary/quoted-identifier.js'
 import { unlessAborted } from './abort.js'
 import { within } from './deadlines.js'
 import {
@@ -148,7 +149,9 @@ async function listenWithPglite(
   signal.throwIfAborted()
   const unlisten = await Promise.all(
     // PGlite does not quote the name.
-    channels.map((channel) => client.listen(quoted(channel), (payload) => handlers.onNotification(channel, payload))),
+    channels.map((channel) =>
+      client.listen(quotedIdentifier(channel), (payload) => handlers.onNotification(channel, payload)),
+    ),
   )
   return {
     execute: (statement) => client.exec(statement),
@@ -159,9 +162,5 @@ async function listenWithPglite(
 }
 
 function listenStatement(channels: readonly string[]): string {
-  return channels.map((channel) => `listen ${quoted(channel)}`).join('; ')
-}
-
-function quoted(name: string): string {
-  return `"${name.replaceAll('"', '""')}"`
+  return channels.map((channel) => `listen ${quotedIdentifier(channel)}`).join('; ')
 }

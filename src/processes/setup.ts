@@ -9,7 +9,7 @@ import { blockingSessions } from '../statements/blocking-sessions.js'
 import { prepareForDdl, runDdl, setLockTimeout } from '../statements/ddl.js'
 import { createLedger, recordMigrations } from '../statements/ledger.js'
 import { indexBuildUnderWay, lockSetup, tryLockIndexBuild } from '../statements/setup-locks.js'
-import { databaseError, isConnectionFailure } from '../vocabulary/database-error.js'
+import { databaseError, INSUFFICIENT_PRIVILEGE, isConnectionFailure } from '../vocabulary/database-error.js'
 import { database, type Db, type PgDb } from '../vocabulary/db.js'
 import { isApalisError, MigrationError, SchemaError } from '../vocabulary/errors.js'
 import type { Repair } from '../vocabulary/findings.js'
@@ -190,7 +190,8 @@ async function explained(error: unknown, db: Db, settings: Settings): Promise<Er
 function migrationError(name: string, error: unknown): Error {
   const wrapped = databaseError(OPERATION, error)
   if (isConnectionFailure(error) || !isApalisError(wrapped, 'DATABASE')) return wrapped
-  return new MigrationError(name, wrapped.sqlState, wrapped.cause as Error | undefined)
+  const hint = wrapped.sqlState === INSUFFICIENT_PRIVILEGE ? 'Run setup as the owner of schema apalis.' : undefined
+  return new MigrationError(name, wrapped.sqlState, wrapped.cause as Error | undefined, hint)
 }
 
 function lockTimeout(error: Error, blockers: readonly string[], { patienceMs }: Settings): MigrationError {

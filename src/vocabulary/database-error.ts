@@ -130,8 +130,15 @@ function connectionHint(error: unknown, server: ServerError | undefined): string
   if (server.code === '55P03') {
     return 'Nothing was stored. Another session holds a lock: pg_blocking_pids(pid) in pg_stat_activity says which.'
   }
+  if (server.code === INSUFFICIENT_PRIVILEGE && OUR_OBJECTS.test(server.message)) return MISSING_RIGHT
   return /^(28|3D)/.test(server.code) ? 'Check user, password and name of the database.' : undefined
 }
+
+export const INSUFFICIENT_PRIVILEGE = '42501'
+/** The message names one object. It may also be one that a trigger of the application touches. */
+const OUR_OBJECTS = /\b(apalis|apalis_drizzle|jobs|workers|queue_stats_snapshot|get_jobs)\b/
+const MISSING_RIGHT =
+  'The role of this connection has no right to it: `npx apalis-drizzle sql --grants` prints what producers, workers and admins need.'
 
 /**
  * The driver's error with only the fields that cannot hold values. Drizzle's own error and the drivers' `detail`,

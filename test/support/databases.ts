@@ -1,4 +1,4 @@
-/** The databases of one test run: a migrated template, copies of it, empty ones. Their names start with the run's prefix. */
+/** The databases of one test run: a migrated template, copies of it, empty ones. Their names start with the run's prefix, as those of roles do. */
 import { randomBytes } from 'node:crypto'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
@@ -28,6 +28,10 @@ export async function dropDatabases(serverUrl: string, prefix: string): Promise<
     const databases = await sql<{ name: string }[]>`
       select datname as name from pg_database where starts_with(datname, ${prefix})`
     for (const { name } of databases) await sql`drop database if exists ${sql(name)} with (force)`
+    const roles = await sql<
+      { name: string }[]
+    >`select rolname as name from pg_roles where starts_with(rolname, ${prefix})`
+    for (const { name } of roles) await sql`drop role if exists ${sql(name)}`
   })
 }
 
