@@ -276,6 +276,9 @@ describe('a worker', () => {
     ['delete a worker', `delete from apalis.workers`],
     ['rename a worker', `update apalis.workers set id = 'x'`],
     ['read statistics', `select * from apalis.queue_stats_snapshot`],
+    ['pause a queue', `insert into apalis_drizzle.paused_queues (queue) values ('emails')`],
+    ['resume a queue', `delete from apalis_drizzle.paused_queues`],
+    ['record a migration', `insert into apalis_drizzle.migrations (name, sha256) values ('x', 'x')`],
     ...DDL,
   ])('may not %s', async (_, statement) => {
     await expectRefused('worker', statement)
@@ -297,6 +300,8 @@ describe('an administrator', () => {
     const everything = admin(db)
     await everything.registerWorker('emails', 'reporter')
     await everything.registerWorker('emails', 'reporter')
+    await everything.pause('emails')
+    await everything.resume('emails')
     await storeTask(database.sql, { id: taskId(1), queue: 'emails' })
     await storeTask(database.sql, { id: taskId(2), queue: 'emails', status: 'Done', doneAt: '-2 days' })
     expect(await everything.listAllTasks()).toMatchObject([{ id: taskId(1), payload: { ok: true } }])
@@ -330,6 +335,7 @@ describe('an administrator', () => {
     ['enqueue', `insert into apalis.jobs (job, id, job_type) values ('', 'x', 'emails')`],
     ['change a payload', `update apalis.jobs set job = ''`],
     ['move a task to another queue', `update apalis.jobs set job_type = 'other'`],
+    ['record a migration', `insert into apalis_drizzle.migrations (name, sha256) values ('x', 'x')`],
     ['take a lease', `update apalis.workers set lease_token = 'mine'`],
     ...DDL,
   ])('may not %s', async (_, statement) => {
@@ -342,12 +348,13 @@ describe('the script', () => {
   const rights = () => database.sql`
     select c.relname, c.relacl::text, a.attname, a.attacl::text
     from pg_class c left join pg_attribute a on a.attrelid = c.oid and a.attacl is not null
-    where c.relnamespace = 'apalis'::regnamespace and c.relkind in ('r', 'm') order by 1, 3`
+    where c.relnamespace in ('apalis'::regnamespace, 'apalis_drizzle'::regnamespace) and c.relkind in ('r', 'm') order by 1, 3`
 
   it('takes back what was granted beside it, and changes nothing when it is run again', async () => {
     const before = await rights()
     await database.sql.unsafe(
-      `grant all on apalis.jobs to "${roles.producer}"; grant create on schema apalis to "${roles.worker}"`,
+      `grant all on apalis.jobs to "${roles.producer}"; grant create on schema apalis to "${roles.worker}";
+       grant all on apalis_drizzle.paused_queues to "${roles.producer}"`,
     )
     await run(grantsScript(roles))
     expect(await rights()).toEqual(before)

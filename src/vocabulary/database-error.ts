@@ -97,7 +97,6 @@ export function databaseError(operation: string, error: unknown): Error {
 
 const MISSING_RELATION =
   /relation "?(apalis\.(jobs|workers)|apalis_drizzle\.paused_queues)"? does not exist|no such table: apalis\.jobs/i
-const NO_ACCESS = /permission denied for (schema apalis_drizzle|table paused_queues)/i
 
 const OWNER_CONSTRAINTS = ['jobs_lock_by_worker_type_fkey', 'jobs_lock_by_fkey']
 
@@ -109,9 +108,6 @@ export function databaseHint(
   const { message, constraint, table } = error
   if (MISSING_RELATION.test(message)) {
     return 'Run setup(db) or `npx apalis-drizzle setup` once against this database.'
-  }
-  if (NO_ACCESS.test(message)) {
-    return 'Workers need USAGE on schema apalis_drizzle and SELECT on its table paused_queues; who pauses needs INSERT and DELETE, too.'
   }
   const named = constraint ?? OWNER_CONSTRAINTS.find((name) => message.includes(name))
   const generic = constraint === undefined && /table "jobs" violates foreign key constraint/i.test(message)
@@ -136,7 +132,7 @@ function connectionHint(error: unknown, server: ServerError | undefined): string
 
 export const INSUFFICIENT_PRIVILEGE = '42501'
 /** The message names one object. It may also be one that a trigger of the application touches. */
-const OUR_OBJECTS = /\b(apalis|apalis_drizzle|jobs|workers|queue_stats_snapshot|get_jobs)\b/
+const OUR_OBJECTS = /\b(apalis|apalis_drizzle|jobs|workers|paused_queues|queue_stats_snapshot)\b/
 const MISSING_RIGHT =
   'The role of this connection has no right to it: `npx apalis-drizzle sql --grants` prints what producers, workers and admins need.'
 

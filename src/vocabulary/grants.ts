@@ -37,14 +37,15 @@ export function grantsScript(names: RoleNames): string {
   const [producer, worker, admin] = ROLES.map((role) => quotedIdentifier(names[role])) as [string, string, string]
   const everybody = [producer, worker, admin].join(', ')
   return `\
--- What three roles may do in schema apalis. Run it as the owner of the schema: after setup, and again after each update.
+-- What three roles may do with the tables of apalis-drizzle. Run it as their owner: after setup, and again after each update.
 begin;
 
 ${createRoles(ROLES.map((role) => names[role]))}
 
-revoke all on all tables in schema apalis from ${everybody};
-revoke all on schema apalis from ${everybody};
+revoke all on all tables in schema apalis, apalis_drizzle from ${everybody};
+revoke all on schema apalis, apalis_drizzle from ${everybody};
 grant usage on schema apalis to ${everybody};
+grant usage on schema apalis_drizzle to ${worker}, ${admin};
 
 -- Enqueues. It sees ids, queues and keys, no payload and no result, and writes new tasks only.
 grant insert (job, id, job_type, max_attempts, run_at, priority, metadata, idempotency_key),
@@ -54,10 +55,13 @@ grant insert (job, id, job_type, max_attempts, run_at, priority, metadata, idemp
 -- Runs tasks. It cannot enqueue or delete one, nor change what was enqueued.
 grant select, update (${STATE}) on apalis.jobs to ${worker};
 grant select, insert, update (storage_name, layers, last_seen, lease_token) on apalis.workers to ${worker};
+grant select on apalis_drizzle.paused_queues to ${worker};
 
--- Looks, steers and cleans up. It cannot enqueue a task, nor change its payload.
+-- Looks, steers, pauses and cleans up. It cannot enqueue a task, nor change its payload.
 grant select, delete, update (${STATE}, max_attempts, priority) on apalis.jobs to ${admin};
 grant select, insert, delete, update (storage_name, last_seen) on apalis.workers to ${admin};
+grant insert, delete on apalis_drizzle.paused_queues to ${admin};
+grant select on all tables in schema apalis_drizzle to ${admin};
 grant select on apalis.queue_stats_snapshot to ${admin};
 ${grantMaintain(admin)}
 
