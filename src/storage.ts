@@ -9,7 +9,14 @@ import type { Statistic } from './vocabulary/statistics.js'
 import type { StoredTask } from './vocabulary/stored-task.js'
 import type { TaskFilter } from './vocabulary/task-filter.js'
 import type { WorkerRow } from './vocabulary/worker-row.js'
-import { checkStorageConfig, type PollOptions, type StorageConfig, type WorkerOptions } from './vocabulary/settings.js'
+import type { TaskResult } from './vocabulary/task-result.js'
+import {
+  checkStorageConfig,
+  type PollOptions,
+  type StorageConfig,
+  type WaitOptions,
+  type WorkerOptions,
+} from './vocabulary/settings.js'
 import type { Task, TaskOptions } from './vocabulary/task.js'
 import { acknowledge } from './processes/handed-out.js'
 import { poll } from './processes/poll.js'
@@ -17,6 +24,7 @@ import { pushAll } from './processes/push-all.js'
 import { pushGroup, type PushGroup } from './processes/push-group.js'
 import { pushTaskWithTx } from './processes/push-with-tx.js'
 import type { Worker } from './processes/run-workers.js'
+import { checkStatus, waitFor, waitForSingle } from './processes/wait-for.js'
 import { QueueWorker } from './processes/worker.js'
 import { fetchById, listTasks, listWorkers, metrics } from './reads.js'
 
@@ -182,6 +190,42 @@ export class PostgresStorage<Args, Result = void, Input = Args> {
   /** Statistics of this queue. Reads all of its tasks, so its time grows with them. @throws {DatabaseError} `DATABASE` */
   metrics(): Promise<Statistic[]> {
     return metrics(database(this.db, 'metrics'), this.queue.name)
+  }
+
+  /**
+   * Tasks as they end, of any queue: Done, Killed, or Failed without attempts left. Their results are read as results of
+   * this queue. It ends when all of them have ended; with no ids at once. Tasks that a worker of this process runs are
+   * seen as soon as they end, others within two seconds.
+   *
+   * Errors come from `next()`. A task whose result cannot be read, or that is not stored (any more), throws once and is not
+   * asked for again; a `for await` ends with that, and a loop that calls `next()` itself may go on with the other tasks.
+   * Every other error ends the wait: the reason of `signal`, a `DOMException` named `TimeoutError`, or a `DatabaseError` for
+   * the third failure in a row. Do not wait inside `db.transaction`, for which a worker may be waiting.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` at once, for ids and options that cannot be ones.
+   * @throws {DecodeError} `DECODE` from `next()`, for one task.
+   * @throws {TaskNotFoundError} `TASK_NOT_FOUND` from `next()`, for a task that two polls in a row did not find.
+   * @throws {DatabaseError} `DATABASE` from `next()`.
+   */
+  waitFor(ids: Iterable<string>, options?: WaitOptions): AsyncIterable<TaskResult<Result>> {
+    return waitFor(database(this.db, 'waitFor'), definitionOf(this.queue), ids, options)
+  }
+
+  /** How one task ends, of any queue; rejects as `next()` of {@link waitFor} throws. */
+  async waitForSingle(id: string, options?: WaitOptions): Promise<TaskResult<Result>> {
+    return waitForSingle(database(this.db, 'waitForSingle'), definitionOf(this.queue), id, options)
+  }
+
+  /**
+   * Those of the tasks, of any queue, that have ended, in the order of their ids; without waiting. Those that have not, and
+   * those that are not stored, are left out.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for ids that cannot be ones.
+   * @throws {DecodeError} `DECODE` when a result cannot be read: `taskId` says which one to leave out.
+   * @throws {DatabaseError} `DATABASE`
+   */
+  async checkStatus(ids: Iterable<string>): Promise<TaskResult<Result>[]> {
+    return checkStatus(database(this.db, 'checkStatus'), definitionOf(this.queue), ids)
   }
 
   #own(task: Task<Input>): Task<Input> {

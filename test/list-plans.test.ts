@@ -7,9 +7,11 @@ import { cost, type Cost } from '../bench/explain.js'
 import { flushed, QUEUES, seed } from '../bench/seed.js'
 import { fetchById, listAllTasks, listTasks, queueDepths } from '../src/reads.js'
 import { STATUSES } from '../src/schema.js'
+import { findEnded } from '../src/statements/find-ended.js'
 import { endedQueues, pruneTasks } from '../src/statements/prune.js'
 import type { Db } from '../src/vocabulary/db.js'
 import { definitionOf } from '../src/vocabulary/definition.js'
+import type { TaskId } from '../src/vocabulary/errors.js'
 import { defineQueue } from '../src/vocabulary/queue.js'
 import type { StoredTask } from '../src/vocabulary/stored-task.js'
 import type { TaskFilter } from '../src/vocabulary/task-filter.js'
@@ -113,6 +115,20 @@ describe('other reads', () => {
     const emails = definitionOf(defineQueue<unknown>('emails'))
     const { buffers } = await explained((db) => fetchById(db, emails, task!.id))
     expect(buffers).toBeLessThanOrEqual(4)
+  })
+
+  it.each([10, 5_000])('find which of %i tasks have ended by the primary key', async (count) => {
+    const { sql } = database
+    const waiting = await sql<{ id: TaskId }[]>`
+      select id from apalis.jobs where status in ('Pending', 'Done') order by status desc, id limit ${count}`
+    const { buffers, nodes } = await explained((db) =>
+      findEnded(
+        db,
+        waiting.map(({ id }) => id),
+      ),
+    )
+    expect(buffers).toBeLessThanOrEqual(4 * count)
+    expect(scanned(nodes)).toBe(false)
   })
 
   it('count the depths of queues without reading a task', async () => {

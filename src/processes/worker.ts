@@ -18,6 +18,7 @@ import type { QueueDefinition } from '../vocabulary/definition.js'
 import { workerSettings, type StorageConfig, type WorkerOptions, type WorkerSettings } from '../vocabulary/settings.js'
 import { openControlClient, type ControlClient } from './control-client.js'
 import { DEADLINES, within, type Deadlines } from './deadlines.js'
+import { endedHere } from './ended-here.js'
 import { IdleWatch } from './idle-watch.js'
 import { chosenListener } from './listener.js'
 import { reportOrphans } from './outcome-report.js'
@@ -330,8 +331,13 @@ export class QueueWorker<Args, Result> implements Runnable {
     return timeoutMs === undefined ? task : `Timeout<${task}>`
   }
 
+  /** What is reported as ended is recorded, so those who wait for it in this process look. */
   get #report(): Report {
-    return reporter(this.queue, this.#name, this.#onEvent)
+    const report = reporter(this.queue, this.#name, this.#onEvent)
+    return (level, message, body) => {
+      if (body.type === 'task.done' || body.type === 'task.killed') endedHere(this.#db, body.id)
+      report(level, message, body)
+    }
   }
 }
 

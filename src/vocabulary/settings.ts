@@ -53,6 +53,13 @@ export interface PollOptions {
   signal?: AbortSignal | undefined
 }
 
+export interface WaitOptions {
+  /** Ends the wait with the signal's reason. */
+  signal?: AbortSignal | undefined
+  /** Milliseconds after which the wait ends with a `TimeoutError`, as `AbortSignal.timeout` has it. Default: none. */
+  timeoutMs?: number | undefined
+}
+
 export interface WorkerSettings {
   readonly name: string
   readonly concurrency: number
@@ -121,6 +128,11 @@ export function checkStorageConfig(config: StorageConfig): void {
       `${keepAliveMs} is not below reenqueueOrphanedAfterMs (${reenqueueOrphanedAfterMs}), so a live worker would be taken for dead. Use a tenth of it.`,
     )
   }
+}
+
+/** @throws {InvalidArgumentError} for a timeout that no timer can wait for. */
+export function checkWaitOptions({ timeoutMs }: WaitOptions): void {
+  if (timeoutMs !== undefined) whole('timeoutMs', timeoutMs, 1, MAX_TIMER_MS)
 }
 
 function whole(argument: string, value: unknown, min: number, max: number): void {

@@ -2,6 +2,7 @@ import { type } from 'arktype'
 import * as v from 'valibot'
 import { describe, expectTypeOf, it } from 'vitest'
 import { z } from 'zod'
+import type { PostgresStorage, TaskResult } from '../../src/index.js'
 import { type Codec, jsonCodec, superjsonCodec } from '../../src/vocabulary/codec.js'
 import { decodeArgs } from '../../src/vocabulary/decode.js'
 import type { TaskId } from '../../src/vocabulary/errors.js'
@@ -186,6 +187,20 @@ describe('tasks', () => {
     task.queue = 'b'
     // @ts-expect-error options are immutable
     task.options.priority = 5
+  })
+})
+
+describe('results', () => {
+  it('are those of the queue, once it is known that the task is done', async () => {
+    const storage = {} as PostgresStorage<SendEmail, Receipt>
+    const ended = await storage.waitForSingle('id')
+    expectTypeOf(ended).toEqualTypeOf<TaskResult<Receipt>>()
+    if (ended.status === 'Done') expectTypeOf(ended.result).toEqualTypeOf<Receipt>()
+    else expectTypeOf(ended.error).toEqualTypeOf<string>()
+    // @ts-expect-error nobody knows yet how it ended
+    ended.result
+    expectTypeOf(storage.waitFor(['id'])).toEqualTypeOf<AsyncIterable<TaskResult<Receipt>>>()
+    expectTypeOf(storage.checkStatus(new Set(['id']))).resolves.toEqualTypeOf<TaskResult<Receipt>[]>()
   })
 })
 
