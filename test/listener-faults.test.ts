@@ -1,7 +1,9 @@
 /** Streams of tasks while their listener, their server or their clock is not to be relied upon: none is lost, none runs twice. */
+import { drizzle as drizzlePg } from 'drizzle-orm/node-postgres'
 import { drizzle } from 'drizzle-orm/postgres-js'
+import pg from 'pg'
 import postgres from 'postgres'
-import { pushTasksWithTx, setup, type WorkerOptions } from 'apalis-drizzle'
+import { pushTaskWithTx, pushTasksWithTx, setup, type WorkerOptions } from 'apalis-drizzle'
 import { afterEach, describe, expect, it, onTestFinished, vi } from 'vitest'
 import { notifyListener } from '../src/processes/listener.js'
 import { useDatabase } from './support/database.js'
@@ -116,6 +118,65 @@ describe('2,000 tasks', () => {
     await until(async () => (await doneTasks(sql, queue.name)).done === 2_000, 'all are Done', 30_000)
     expect(await doneTasks(sql, queue.name)).toEqual({ done: 2_000, most: 1 })
     expect(new Set(runs.values())).toEqual(new Set([1]))
+  }, 90_000)
+})
+
+describe('a stream of tasks', () => {
+  it('goes on when the server is shut down and started again, twice', async () => {
+    const server = await startOwnServer()
+    const client = postgres(server.url, { max: 5, onnotice: () => undefined })
+    onTestFinished(() => client.end({ timeout: 1 }))
+    const db = drizzle({ client })
+    await setup(db)
+    const { queue, events, started } = work<number>({}, db)
+    const runs = new Map<string, number>()
+    const deadlines = { answerMs: 2_000, strayMs: 3_000, lastCallMs: 1_500 }
+    await started((_args, { id }) => void runs.set(id, (runs.get(id) ?? 0) + 1), { keepAliveMs: 500 }, deadlines)
+    await events.next('listener.up')
+
+    const committed = new Set<string>()
+    let refused = 0
+    let streaming = true
+    // Not with postgres.js, which throws where nobody can catch it when the connection of a transaction is lost.
+    const producer = async () => {
+      while (streaming) {
+        const producing = new pg.Client({ connectionString: server.url })
+        producing.on('error', () => undefined)
+        try {
+          await producing.connect()
+          const producerDb = drizzlePg({ client: producing })
+          while (streaming) committed.add(await producerDb.transaction((tx) => pushTaskWithTx(tx, queue.task(1))))
+        } catch {
+          refused += 1
+        }
+        await producing.end()
+      }
+    }
+    const producers = Promise.all([producer(), producer(), producer(), producer()])
+    for (const _ of [1, 2]) {
+      const before = runs.size
+      await until(() => Promise.resolve(runs.size >= before + 200), '200 more have run')
+      await server.stop()
+      await events.next('listener.down')
+      await server.start()
+      await events.next('listener.up')
+    }
+    const before = runs.size
+    await until(() => Promise.resolve(runs.size >= before + 200), '200 more have run')
+    streaming = false
+    await producers
+
+    const notDone = async () => {
+      const [row] = await client<{ n: number }[]>`select count(*)::int as n from apalis.jobs where status <> 'Done'`
+      return row!.n
+    }
+    await until(async () => (await notDone()) === 0, 'all are Done', 30_000)
+    // A commit whose answer was lost may have stored a task besides.
+    expect([...committed].filter((id) => !runs.has(id))).toEqual([])
+    expect(refused).toBeGreaterThan(0)
+    expect(new Set(runs.values())).toEqual(new Set([1]))
+    const listener = events.all.map(({ type }) => type).filter((type) => type.startsWith('listener.'))
+    expect(listener).toEqual(['listener.up', 'listener.down', 'listener.up', 'listener.down', 'listener.up'])
   }, 90_000)
 })
 
