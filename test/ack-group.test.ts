@@ -27,8 +27,11 @@ it.each([
       return statement(db)
     },
   }
-  const acks = new AckGroup(counted as ControlClient, queue, worker, (error) => {
-    throw error
+  const acks = new AckGroup(counted as ControlClient, queue, worker, {
+    onFailure: (error) => {
+      throw error
+    },
+    onRecovery: () => undefined,
   })
   const result = JSON.stringify({ Ok: 'x'.repeat(size) })
   const answers = await Promise.all(rows.map((row) => acks.submit(row, { status: 'Done', result })))

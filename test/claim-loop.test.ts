@@ -36,6 +36,7 @@ function looking(interval: PollInterval, found: (number | Error)[] = [], hooks: 
     listening: () => true,
     hurried: () => false,
     onFailure: (error) => seen.failures.push(error),
+    onSuccess: () => undefined,
     ...hooks,
   })
   loops.push(loop)

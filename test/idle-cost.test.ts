@@ -31,6 +31,7 @@ async function looksPerMinute(listening: boolean): Promise<number> {
     listening: () => listening,
     hurried: () => false,
     onFailure: (error) => expect.unreachable(String(error)),
+    onSuccess: () => undefined,
   })
   await vi.advanceTimersByTimeAsync(MINUTE)
   const before = statements

@@ -54,6 +54,9 @@ const push = <Args, Result>({ queue }: Pick<Work<Args, Result>, 'queue'>, args: 
 const failures = (events: RecordedEvents, operation: string) =>
   events.all.filter((event) => event.type === 'worker.error' && event.operation === operation)
 
+/** Nothing tells of them, which is the point; in the meantime each loop has tried several times. */
+const furtherFailures = () => new Promise((resolve) => setTimeout(resolve, 600))
+
 const counted = (events: RecordedEvents, type: string) => events.all.filter((event) => event.type === type).length
 
 describe('an acknowledgement', () => {
@@ -93,9 +96,10 @@ describe('an acknowledgement', () => {
     const id = await push(mails, 'patient')
     const isAck = (event: { readonly operation: string }) => event.operation === 'acknowledging tasks'
     await mails.events.next('worker.error', isAck)
-    await mails.events.next('worker.error', isAck)
+    await furtherFailures()
     proxy.restore()
     await mails.events.next('task.done', (event) => event.id === id)
+    expect((await mails.events.next('worker.recovered', isAck)).failures).toBeGreaterThan(1)
     expect(runs).toBe(1)
     expect(await row(id)).toMatchObject({ status: 'Done', attempts: 1 })
     const messages = mails.events.all.filter(({ level }) => level === 'error').map(({ message }) => message)
@@ -116,9 +120,13 @@ describe('an acknowledgement', () => {
     const late = await push(mails, 'late')
     await mails.events.next('task.done', (event) => event.id === late)
     expect(await row(locked)).toMatchObject({ status: 'Running' })
+    // One outage for as long as it lasts, although others go through.
+    expect(counted(mails.events, 'worker.recovered')).toBe(0)
     await held.release()
     await mails.events.next('task.done', (event) => event.id === locked)
     expect(await row(locked)).toMatchObject({ status: 'Done', attempts: 1 })
+    await mails.events.next('worker.recovered', ({ operation }) => operation === 'acknowledging tasks')
+    expect(failures(mails.events, 'acknowledging tasks')).toHaveLength(1)
   })
 
   it('that the database refuses to store does not fail those in the same statement, and ends its task', async () => {
@@ -245,6 +253,51 @@ describe('a claim', () => {
   async function takeBack(id: string) {
     await database.sql`update apalis.jobs set status = 'Pending', lock_by = null, lock_at = null where id = ${id}`
   }
+})
+
+describe('statements that fail again and again', () => {
+  it('are reported when they begin to fail and when they work again', async () => {
+    const mails = work<string>()
+    const id = await push(mails, 'x')
+    const ends = gate()
+    await mails.started(() => ends.opened, lively)
+    await mails.events.next('task.claimed')
+    await database.sql`alter table apalis.jobs rename to elsewhere`
+    onTestFinished(() => void database.sql`alter table if exists apalis.elsewhere rename to jobs`.execute())
+    ends.open()
+    const operations = ['claiming tasks', 'acknowledging tasks', 'sending the heartbeat']
+    for (const operation of operations) {
+      await mails.events.next('worker.error', (event) => event.operation === operation)
+    }
+    await furtherFailures()
+    await database.sql`alter table apalis.elsewhere rename to jobs`
+    for (const operation of operations) {
+      const recovered = await mails.events.next('worker.recovered', (event) => event.operation === operation)
+      expect(recovered).toMatchObject({ level: 'warn' })
+      expect(recovered.failures).toBeGreaterThan(1)
+      expect(failures(mails.events, operation)).toHaveLength(1)
+    }
+    await mails.events.next('task.done', (event) => event.id === id)
+  })
+
+  it('are so when it is the sweep, while the heartbeat goes on', async () => {
+    const mails = work<string>()
+    const dead = { id: 'dead#1', queue: mails.queue.name, silentFor: '10 minutes' }
+    await storeWorker(database.sql, dead)
+    await storeTask(database.sql, { id: taskId(50), queue: dead.queue, lockBy: dead.id, status: 'Queued' })
+    await database.sql.unsafe(`
+      create function public.refuse() returns trigger language plpgsql as 'begin raise exception ''refused''; end';
+      create trigger refuse before update on apalis.jobs for each row when (old.lock_by = 'dead#1') execute function public.refuse()`)
+    await mails.started(idle, { ...lively, reenqueueOrphanedAfterMs: 1_000 })
+    await mails.events.next('worker.error', ({ operation }) => operation === 'sweeping orphans')
+    await furtherFailures()
+    await database.sql`drop function public.refuse() cascade`
+    await mails.events.next('orphan.swept')
+    const { operation, failures: times } = await mails.events.next('worker.recovered')
+    expect(operation).toBe('sweeping orphans')
+    expect(times).toBeGreaterThan(1)
+    expect(counted(mails.events, 'worker.error')).toBe(1)
+  })
 })
 
 describe('a lost registration', () => {
@@ -535,6 +588,7 @@ describe('the sweep', () => {
         onBeat: () => void log.push('beat'),
         onSwept: () => void log.push('swept'),
         onFailure: () => void log.push('failed'),
+        onSuccess: () => undefined,
         onLost: () => void log.push('lost'),
       }
       const control = await openControlClient(db)

@@ -52,18 +52,26 @@ function nextGroup({ waiting, size }: Lane): Entry[] {
   return waiting.splice(0, end === -1 ? waiting.length : end)
 }
 
+export interface AckHooks {
+  /** Told of each failed statement before it is tried again. */
+  onFailure(error: unknown): void
+  /** All that had failed are answered. */
+  onRecovery(): void
+}
+
 export class AckGroup {
   readonly #together: Lane = { size: MAX_GROUP, waiting: [], pause: new Wakeup(), sending: false }
   readonly #alone: Lane = { size: 1, waiting: [], pause: new Wakeup(), sending: false }
   readonly #unanswered = new Set<Entry>()
+  /** Those of the unanswered that have failed already. */
+  readonly #inTrouble = new Set<Entry>()
   #givenUp = false
 
   constructor(
     private readonly control: ControlClient,
     private readonly queue: string,
     private readonly worker: string,
-    /** Told of each failed statement before it is tried again. */
-    private readonly onFailure: (error: unknown) => void,
+    private readonly hooks: AckHooks,
   ) {}
 
   /** Never rejects. */
@@ -101,12 +109,10 @@ export class AckGroup {
         failures = 0
       } catch (error) {
         if (this.#givenUp) break
-        this.onFailure(error)
-        this.#sendAgain(
-          lane,
-          entries.filter((entry) => this.#unanswered.has(entry)),
-          error,
-        )
+        this.hooks.onFailure(error)
+        const failed = entries.filter((entry) => this.#unanswered.has(entry))
+        for (const entry of failed) this.#inTrouble.add(entry)
+        this.#sendAgain(lane, failed, error)
         if (lane.waiting.length > 0) await lane.pause.wait(isTransient(error) ? FIRST_RETRY_MS : retryMs(failures++))
       }
     }
@@ -134,6 +140,7 @@ export class AckGroup {
   #answer(entry: Entry, answer: AckAnswer): void {
     this.#unanswered.delete(entry)
     entry.answer(answer)
+    if (this.#inTrouble.delete(entry) && this.#inTrouble.size === 0 && !this.#givenUp) this.hooks.onRecovery()
   }
 
   #sendAgain(lane: Lane, entries: readonly Entry[], error: unknown): void {

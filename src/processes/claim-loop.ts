@@ -34,6 +34,8 @@ export interface ClaimLoopHooks {
   /** Whether the next look should come at once. */
   hurried(): boolean
   onFailure(error: unknown): void
+  /** A look was answered, whatever it found. */
+  onSuccess(): void
 }
 
 export class ClaimLoop {
@@ -71,6 +73,10 @@ export class ClaimLoop {
     let poll = firstPoll(this.interval)
     let failureMs = FIRST_FAILURE_MS
     let look: 'claim' | 'ask' = 'claim'
+    const answered = () => {
+      failureMs = FIRST_FAILURE_MS
+      this.hooks.onSuccess()
+    }
     while (!this.#stopped) {
       const room = this.hooks.room()
       if (room <= 0) {
@@ -83,15 +89,17 @@ export class ClaimLoop {
         if (dueMs !== undefined && dueMs <= 0) {
           const hinted = this.#takeHint()
           const found = await this.hooks.claim(room)
-          failureMs = FIRST_FAILURE_MS
-          if (found === room) continue
+          if (found === room) {
+            answered()
+            continue
+          }
           poll = nextPoll(poll, this.interval, found > 0, this.hooks.listening())
           const isIdle = poll.delayMs >= IDLE_MS && found === 0
           dueMs = (isIdle || hinted) && !ask && !this.#hurried() ? await this.hooks.nextDueMs() : undefined
         } else {
-          failureMs = FIRST_FAILURE_MS
           poll = nextPoll(poll, this.interval, false, this.hooks.listening())
         }
+        answered()
         look = await this.#pause(poll, dueMs)
       } catch (error) {
         this.hooks.onFailure(error)

@@ -22,11 +22,14 @@ import { Wakeup } from './wakeup.js'
 
 const RETRY_MS = 1_000
 
+type KeepAliveOperation = 'sending the heartbeat' | 'sweeping orphans'
+
 export interface KeepAliveHooks {
   /** @param sentAt - `performance.now()` before the request left. */
   onBeat(beat: Heartbeat, sentAt: number): void
   onSwept(orphans: readonly Orphan[]): void
-  onFailure(operation: string, error: unknown): void
+  onFailure(operation: KeepAliveOperation, error: unknown): void
+  onSuccess(operation: KeepAliveOperation): void
   onLost(cause: unknown): void
 }
 
@@ -89,6 +92,7 @@ export class KeepAlive {
       if (this.#mayBeTakenOver(sentDate)) this.#aliveSince = undefined
       this.#aliveSince ??= sentDate
       this.#lastSuccess = sentDate
+      this.hooks.onSuccess('sending the heartbeat')
       this.hooks.onBeat(beat, sentAt)
       return true
     } catch (error) {
@@ -128,10 +132,11 @@ export class KeepAlive {
       for (;;) {
         const orphans = await this.control.run((db) => sweep(db, queue, reenqueueOrphanedAfterMs))
         if (orphans.length > 0) this.hooks.onSwept(orphans)
+        this.hooks.onSuccess('sweeping orphans')
         if (orphans.length < SWEEP_LIMIT || this.#stopping) return
       }
     } catch (error) {
-      this.hooks.onFailure('sweeping orphans', databaseError('sweeping orphans', error))
+      this.hooks.onFailure('sweeping orphans', error)
     }
   }
 }

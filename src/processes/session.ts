@@ -11,7 +11,6 @@ import { claim, type ClaimedRow } from '../statements/claim.js'
 import type { Heartbeat } from '../statements/heartbeat.js'
 import { markRunning } from '../statements/mark-running.js'
 import { nextDueMs } from '../statements/next-due.js'
-import { databaseError } from '../vocabulary/database-error.js'
 import type { TaskId } from '../vocabulary/errors.js'
 import type { Claim } from '../vocabulary/claim.js'
 import type { AckOutcome, Fence } from '../vocabulary/outcome.js'
@@ -24,6 +23,7 @@ import { handOut } from './handed-out.js'
 import { HeldClaim } from './held-claim.js'
 import type { IdleWatch } from './idle-watch.js'
 import { KeepAlive } from './keep-alive.js'
+import type { Outages } from './outages.js'
 import { reportLostClaim, reportOrphans, reportOutcome } from './outcome-report.js'
 import type { Registration } from './registration.js'
 import { inWords, type Report } from './report.js'
@@ -49,6 +49,7 @@ export interface SessionParts<Args, Result> {
   readonly listening: () => boolean
   readonly runner: TaskRunner<Args, Result>
   readonly report: Report
+  readonly outages: Outages
 }
 
 export class Session<Args, Result> {
@@ -69,17 +70,19 @@ export class Session<Args, Result> {
   readonly #marking: ReturnType<typeof setInterval>
 
   constructor(private readonly parts: SessionParts<Args, Result>) {
-    const { control, registration, registeredAt, settings, deadlines } = parts
+    const { control, registration, registeredAt, settings, deadlines, outages } = parts
     let lost: () => void = () => undefined
     this.lost = new Promise((resolve) => (lost = resolve))
     this.#strays = new Strays(deadlines.strayMs)
-    this.#acks = new AckGroup(control, registration.queue, registration.worker, (error) =>
-      this.#reportFailure('acknowledging tasks', error),
-    )
+    this.#acks = new AckGroup(control, registration.queue, registration.worker, {
+      onFailure: (error) => outages.failed('acknowledging tasks', error),
+      onRecovery: () => outages.worked('acknowledging tasks'),
+    })
     this.#keepAlive = new KeepAlive(control, registration, registeredAt, settings, {
       onBeat: (beat, sentAt) => this.#reconcile(beat, sentAt),
       onSwept: (orphans) => reportOrphans(parts.report, orphans, 'silent workers'),
-      onFailure: (operation, error) => this.#reportFailure(operation, error),
+      onFailure: (operation, error) => outages.failed(operation, error),
+      onSuccess: (operation) => outages.worked(operation),
       onLost: (cause) => {
         this.#lose(cause)
         lost()
@@ -92,7 +95,8 @@ export class Session<Args, Result> {
       nextDueMs: () => control.run((db) => nextDueMs(db, registration.queue)),
       listening: parts.listening,
       hurried: () => parts.idleWatch.asked && this.#held.size === 0,
-      onFailure: (error) => this.#reportFailure('claiming tasks', error),
+      onFailure: (error) => outages.failed('claiming tasks', error),
+      onSuccess: () => outages.worked('claiming tasks'),
     })
   }
 
@@ -308,15 +312,17 @@ export class Session<Args, Result> {
       (held) => held.shownAsQueued && held.runningFor(now) >= MARK_AFTER_MS,
     )
     if (started.length === 0) return
-    const { control, registration } = this.parts
+    const { control, registration, outages } = this.parts
+    const operation = 'marking tasks as running'
     // So that the next tick does not mark them again while this one has no answer yet.
     for (const held of started) held.shownAsQueued = false
     const fences = started.map(({ fence }) => fence)
     let marked: ReadonlySet<string> = new Set()
     try {
       marked = await control.run((db) => markRunning(db, registration.queue, registration.worker, fences))
+      outages.worked(operation)
     } catch (error) {
-      this.#reportFailure('marking tasks as running', error)
+      outages.failed(operation, error)
     }
     // The others are locked by a transaction, so they are tried again.
     for (const held of started) held.shownAsQueued = !marked.has(held.id)
@@ -335,10 +341,5 @@ export class Session<Args, Result> {
   #reportOverrun({ id, attempt, abortedBecause }: HeldClaim): void {
     const message = `task ${id} ignores its signal (${abortedBecause}) and keeps its slot until its handler returns`
     this.parts.report('warn', message, { type: 'task.overrun', id, attempt })
-  }
-
-  #reportFailure(operation: string, error: unknown): void {
-    const cause = databaseError(operation, error)
-    this.parts.report('error', `${inWords(cause)} Trying again.`, { type: 'worker.error', operation, cause })
   }
 }

@@ -21,6 +21,7 @@ import { DEADLINES, within, type Deadlines } from './deadlines.js'
 import { endedHere } from './ended-here.js'
 import { IdleWatch } from './idle-watch.js'
 import { chosenListener } from './listener.js'
+import { Outages } from './outages.js'
 import { reportOrphans } from './outcome-report.js'
 import { newLeaseToken, registerWorker, releaseWorker, type Registration } from './registration.js'
 import { inWords, reporter, type Report } from './report.js'
@@ -46,6 +47,7 @@ export class QueueWorker<Args, Result> implements Runnable {
   readonly #slots: Slots
   readonly #idleWatch = new IdleWatch(() => this.#session?.wake())
   readonly #onEvent: ((event: WorkerEvent) => void) | undefined
+  readonly #outages = new Outages((...event) => this.#report(...event))
   /** The wait before the next attempt to register. */
   readonly #pause = new Wakeup()
   #requestStop: () => void = () => undefined
@@ -196,6 +198,7 @@ export class QueueWorker<Args, Result> implements Runnable {
       listening: () => this.#listening,
       runner: this.#runner(registration.worker),
       report: this.#report,
+      outages: this.#outages,
     })
   }
 
@@ -251,18 +254,18 @@ export class QueueWorker<Args, Result> implements Runnable {
   }
 
   async #registerAgain(control: ControlClient): Promise<void> {
+    const operation = 'registering again'
     for (let delayMs = FIRST_REGISTER_BACKOFF_MS; this.#state === 'running'; delayMs = nextBackoff(delayMs)) {
       try {
         await this.#beginSession(control)
         if (this.#state !== 'running') return
+        this.#outages.worked(operation)
         // As loud as the loss, which whoever read of it waits to see ended.
         this.#report('warn', 'registered again', { type: 'heartbeat.regained' })
         return
       } catch (error) {
         if (this.#state !== 'running') return
-        const operation = 'registering again'
-        const cause = databaseError(operation, error)
-        this.#report('error', `${inWords(cause)} Trying again.`, { type: 'worker.error', operation, cause })
+        this.#outages.failed(operation, error)
         await this.#pause.wait(delayMs * (0.5 + Math.random()))
       }
     }

@@ -16,6 +16,7 @@ export type WorkerEventBody =
   | { readonly type: 'worker.started' | 'worker.stopped' | 'listener.up' | 'heartbeat.regained' }
   | { readonly type: 'listener.down' | 'heartbeat.lost'; readonly cause: unknown }
   | { readonly type: 'worker.error'; readonly operation: string; readonly cause: unknown }
+  | { readonly type: 'worker.recovered'; readonly operation: string; readonly failures: number }
   | { readonly type: 'orphan.swept'; readonly ids: readonly TaskId[] }
   | {
       readonly type: 'task.claimed' | 'task.done' | 'task.deferred' | 'task.stale' | 'task.overrun'
