@@ -111,6 +111,6 @@ function sameClaim(): SQL | undefined {
   return and(
     eq(jobs.jobType, sql.placeholder('queue')),
     eq(jobs.lockBy, sql.placeholder('worker')),
-    sql`${jobs.lockAt} = to_timestamp(claim.lock_at)`,
+    sql`${jobs.lockAt} = to_timestamp(claim.lock_at::float8)`,
   )
 }

@@ -13,9 +13,9 @@ export async function blockingSessions(db: Db): Promise<string[]> {
 
 /** What a role may not see of other roles' sessions is null and left out. */
 const blockers = sql`
-  select format('session %s (%s)', a.pid, concat_ws(', ',
-    nullif(to_json(coalesce(nullif(a.application_name, ''), a.backend_type))::text, 'null'),
-    a.state || ' for ' || round(extract(epoch from clock_timestamp() - a.xact_start)) || ' s'))
+  select pg_catalog.format('session %s (%s)', a.pid, pg_catalog.concat_ws(', ',
+    nullif(pg_catalog.to_json(coalesce(nullif(a.application_name, ''), a.backend_type))::text, 'null'),
+    a.state || ' for ' || round(extract(epoch from clock_timestamp() - a.xact_start))::text || ' s'))
   from pg_stat_activity a
   where a.datid = (select oid from pg_database where datname = current_database())
     and a.pid <> pg_backend_pid()

@@ -83,7 +83,7 @@ function claiming(db: Db, tasks: SQL) {
         doneAt: sql`null`,
       })
       // As an array, so that the planner expects few and looks each up by its primary key.
-      .from(sql`unnest(array(${tasks})) with ordinality as next(id, place)`)
+      .from(sql`pg_catalog.unnest(array(${tasks})) with ordinality as next(id, place)`)
       .where(sql`${jobs.id} = next.id`)
       .returning({
         id: jobs.id,

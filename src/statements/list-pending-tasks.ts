@@ -58,12 +58,12 @@ function parts({ queue, limit, offset, after }: TaskPage): SQL {
       from ${queues}
       cross join lateral (
         -- An object, because looking up one of its keys costs little and is not for the planner to decide.
-        select coalesce(jsonb_object_agg(id, null), '{}') as ids, count(*) > ${KNOWN_FAILURES} as too_many from (
+        select coalesce(pg_catalog.jsonb_object_agg(id, null), '{}') as ids, count(*) > ${KNOWN_FAILURES} as too_many from (
           select ${jobs.id} as id from ${jobs} where ${jobs.jobType} = queue.name and ${jobs.status} = 'Failed'
           limit ${KNOWN_FAILURES + 1}
         ) failure
       ) failed
-      cross join lateral unnest(${distinct(jobs.priority, sql`${jobs.jobType} = queue.name and ${WAITING}`)}) as level(priority)
+      cross join lateral pg_catalog.unnest(${distinct(jobs.priority, sql`${jobs.jobType} = queue.name and ${WAITING}`)}) as level(priority)
       cross join lateral (
         (${last(sql`not failed.too_many and ${WAITING} and not (failed.ids ? ${jobs.id})`)})
         union all
@@ -71,8 +71,8 @@ function parts({ queue, limit, offset, after }: TaskPage): SQL {
       ) entry
       order by run_at desc, id desc limit ${limit} offset ${offset}
     )
-    select queue, priority, min(run_at) as first_at, (array_agg(id order by run_at, id))[1] as first_id,
-      max(run_at) as last_at, (array_agg(id order by run_at desc, id desc))[1] as last_id
+    select queue, priority, min(run_at) as first_at, (pg_catalog.array_agg(id order by run_at, id))[1] as first_id,
+      max(run_at) as last_at, (pg_catalog.array_agg(id order by run_at desc, id desc))[1] as last_id
     from entry group by queue, priority`
 }
 

@@ -57,5 +57,5 @@ const DAY = sql<string>`${jobs.runAt}::date`
 
 /** As text, because a driver may rename what it finds in JSON. */
 function list(value: SQLWrapper, order: SQLWrapper): SQL<string> {
-  return sql<string>`json_agg(${value} order by ${order})::text`
+  return sql<string>`pg_catalog.json_agg(${value} order by ${order})::text`
 }

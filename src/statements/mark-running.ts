@@ -47,7 +47,7 @@ function markStatement(db: Db) {
             eq(task.jobType, sql.placeholder('queue')),
             eq(task.lockBy, sql.placeholder('worker')),
             sql`${task.attempts} = claim.attempts`,
-            sql`${task.lockAt} = to_timestamp(claim.lock_at)`,
+            sql`${task.lockAt} = to_timestamp(claim.lock_at::float8)`,
           ),
         ),
       )

@@ -26,7 +26,7 @@ function nextDueStatement(db: Db) {
        and ${lastLevel} is not null)
     ) task`
   return db
-    .select({ dueMs: sql<number | null>`(extract(epoch from run_at - clock_timestamp()) * 1000)::float8` })
+    .select({ dueMs: sql<number | null>`(extract(epoch from run_at - clock_timestamp()) * 1000.0)::float8` })
     .from(sql`(${first}) next`)
     .where(sql`not ${isPaused(sql.placeholder('queue'))}`)
     .$withCache(false)

@@ -44,7 +44,7 @@ function depthsStatement(db: Db) {
       due: number(waiting.due),
       delayed: number(waiting.delayed),
       running: number(owned.running),
-      oldestDueAgeMs: sql<number>`coalesce(round((extract(epoch from now()) - ${waiting.oldest}) * 1000), 0)`.mapWith(
+      oldestDueAgeMs: sql<number>`coalesce(round((extract(epoch from now()) - ${waiting.oldest}) * 1000.0), 0)`.mapWith(
         Number,
       ),
     })

@@ -22,12 +22,12 @@ const surroundings = sql`(select set_config('search_path', 'pg_catalog', true)) 
   and (select set_config('lock_timeout', '2s', true)) is not null`
 
 const relations = (schema: SQL) => sql`
-  select json_object_agg(c.relname, json_build_object(
+  select pg_catalog.json_object_agg(c.relname, pg_catalog.json_build_object(
     'kind', c.relkind,
-    'settings', coalesce(to_json(c.reloptions), '[]'),
+    'settings', coalesce(pg_catalog.to_json(c.reloptions), '[]'),
     'columns', (
-      select coalesce(json_agg(
-        concat_ws(' ',
+      select coalesce(pg_catalog.json_agg(
+        pg_catalog.concat_ws(' ',
           a.attname,
           format_type(a.atttypid, a.atttypmod),
           case when a.attnotnull then 'not null' end,
@@ -44,12 +44,12 @@ const relations = (schema: SQL) => sql`
 
 /** Since PostgreSQL 18 NOT NULL is a constraint as well; here it is part of the column. */
 const constraints = (schema: SQL) => sql`
-  select json_object_agg(t.relname || '.' || c.conname, pg_get_constraintdef(c.oid))
+  select pg_catalog.json_object_agg(t.relname::text || '.' || c.conname::text, pg_get_constraintdef(c.oid))
   from pg_constraint c join pg_class t on t.oid = c.conrelid
   where t.relnamespace = ${schema} and c.contype <> 'n'`
 
 const indexes = sql`
-  select json_object_agg(c.relname, json_build_object(
+  select pg_catalog.json_object_agg(c.relname, pg_catalog.json_build_object(
     'definition', pg_get_indexdef(c.oid),
     'valid', i.indisvalid and i.indisready
   ))
@@ -57,14 +57,14 @@ const indexes = sql`
   where c.relnamespace = schemas.apalis`
 
 const functions = sql`
-  select json_object_agg(p.proname || '(' || oidvectortypes(p.proargtypes) || ')', json_build_object(
-    'signature', concat_ws(' ',
+  select pg_catalog.json_object_agg(p.proname::text || '(' || oidvectortypes(p.proargtypes) || ')', pg_catalog.json_build_object(
+    'signature', pg_catalog.concat_ws(' ',
       '(' || pg_get_function_arguments(p.oid) || ')',
       'returns ' || pg_get_function_result(p.oid),
-      'language ' || l.lanname,
+      'language ' || l.lanname::text,
       case p.provolatile when 'v' then 'volatile' when 's' then 'stable' else 'immutable' end,
       case when p.prosecdef then 'security definer' else 'security invoker' end,
-      'set ' || array_to_string(p.proconfig, ', ')
+      'set ' || pg_catalog.array_to_string(p.proconfig, ', ')
     ),
     'body', p.prosrc
   ))
@@ -72,33 +72,33 @@ const functions = sql`
   where p.pronamespace = schemas.apalis`
 
 const triggers = sql`
-  select json_object_agg(t.relname || '.' || g.tgname,
+  select pg_catalog.json_object_agg(t.relname::text || '.' || g.tgname::text,
     pg_get_triggerdef(g.oid) || case g.tgenabled when 'O' then '' else ' (disabled)' end)
   from pg_trigger g join pg_class t on t.oid = g.tgrelid
   where t.relnamespace = schemas.apalis and not g.tgisinternal`
 
 /** Not by to_regclass, which is an error to a role that may not use the schema. */
 const ledger = sql`
-  select json_build_object(
+  select pg_catalog.json_build_object(
     'exists', t.oid is not null,
     'readable', coalesce(has_schema_privilege(n.oid, 'usage') and has_table_privilege(t.oid, 'select'), false),
     'writable', case
       when t.oid is not null then has_schema_privilege(n.oid, 'usage') and has_table_privilege(t.oid, 'insert')
       when n.oid is not null then has_schema_privilege(n.oid, 'create')
-      else has_database_privilege(current_database(), 'create')
+      else has_database_privilege(current_database()::text, 'create')
     end)
   from (values ('apalis_drizzle')) as name (schema)
   left join pg_namespace n on n.nspname = name.schema
   left join pg_class t on t.relnamespace = n.oid and t.relname = 'migrations'`
 
 const catalog = sql`(
-  select json_build_object(
+  select pg_catalog.json_build_object(
     'relations', coalesce((${relations(sql`schemas.apalis`)}), '{}'),
     'constraints', coalesce((${constraints(sql`schemas.apalis`)}), '{}'),
     'indexes', coalesce((${indexes}), '{}'),
     'functions', coalesce((${functions}), '{}'),
     'triggers', coalesce((${triggers}), '{}'),
-    'own', json_build_object(
+    'own', pg_catalog.json_build_object(
       'relations', coalesce((${relations(sql`schemas.own`)}), '{}'),
       'constraints', coalesce((${constraints(sql`schemas.own`)}), '{}')
     ),

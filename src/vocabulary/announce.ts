@@ -13,5 +13,5 @@ end`
 
 /** Wakes the workers of a queue when the transaction commits. */
 export function announcement(queue: SQLWrapper): SQL {
-  return sql`pg_notify(${sql.raw(`'${CHANNEL}'`)}, json_build_object('job_type', ${queue}, 'ids', array[]::text[])::text)::text`
+  return sql`pg_notify(${sql.raw(`'${CHANNEL}'`)}, pg_catalog.json_build_object('job_type', ${queue}, 'ids', array[]::text[])::text)::text`
 }

@@ -14,7 +14,7 @@ export interface Position {
 
 /** A column of time as a position has it. */
 export function microseconds(time: SQLWrapper): SQL<string> {
-  return sql<string>`floor(extract(epoch from ${time}) * 1000000)::text`
+  return sql<string>`floor(extract(epoch from ${time}) * 1000000.0)::text`
 }
 
 /** The reverse, exact also where a number of JavaScript or a double of Postgres would not be. */

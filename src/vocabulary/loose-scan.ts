@@ -3,7 +3,7 @@ import { jobs } from '../schema.js'
 
 /** The names of the queues that have an entry in an index, as a table `queue(name)`. @param condition - That of the index. */
 export function queuesIn(condition: SQL): SQL {
-  return sql`unnest(${distinct(jobs.jobType, condition)}) as queue(name)`
+  return sql`pg_catalog.unnest(${distinct(jobs.jobType, condition)}) as queue(name)`
 }
 
 /** One queue in the same form. */

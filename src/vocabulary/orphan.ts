@@ -23,7 +23,7 @@ const MARKER = sql`'{"Err": "Re-enqueued due to worker heartbeat timeout."}'::js
 export function orphanReturned() {
   const charged = sql`${jobs.status} = 'Running'`
   const killed = sql`(${charged} and ${budgetUsed})`
-  const backoff = sql`random() * interval '5 seconds' * power(2, least(${jobs.attempts}, 6))`
+  const backoff = sql`random() * interval '5 seconds' * power(2::float8, least(${jobs.attempts}, 6)::float8)`
   return {
     status: sql`case when ${killed} then 'Killed' else 'Pending' end`,
     attempts: sql`case when ${charged} then ${attemptsCharged} else ${jobs.attempts} end`,

@@ -40,8 +40,8 @@ const MEASURED = sql`${COMPLETED} and ${runAt} <= ${doneAt} and ${finite(runAt)}
 const all = sql`count(*)`
 const count = (condition: SQL) => sql`count(*) filter (where ${condition})`
 const decimal = (value: SQL) => sql`trim_scale(round(${value}, 2))`
-const percentage = (part: SQL, whole: SQL) => decimal(sql`100.0 * ${part} / nullif(${whole}, 0)`)
-const perPeriod = (tasks: SQL, periods: number) => decimal(sql`${tasks} / ${sql.raw(`${periods}.0`)}`)
+const percentage = (part: SQL, whole: SQL) => decimal(sql`100.0 * ${part}::numeric / nullif(${whole}, 0)::numeric`)
+const perPeriod = (tasks: SQL, periods: number) => decimal(sql`${tasks}::numeric / ${sql.raw(`${periods}.0`)}`)
 const seconds = (time: SQL) => sql`floor(${epoch(time)})`
 
 /** What `list_queues` of the Rust crates and `metrics` share. */
@@ -63,13 +63,13 @@ const SHARED: readonly Definition[] = [
     5,
     'Decimal',
     'AVG_JOB_DURATION_MINS',
-    decimal(sql`${epoch(sql`avg(${doneAt} - ${runAt}) filter (where ${MEASURED})`)} / 60`),
+    decimal(sql`${epoch(sql`avg(${doneAt} - ${runAt}) filter (where ${MEASURED})`)} / 60.0`),
   ],
   [
     5,
     'Decimal',
     'LONGEST_RUNNING_JOB_MINS',
-    decimal(sql`greatest(max(${epoch(sql`now()`)} - ${epoch(lockAt)}) filter (where ${RUNNING}), 0) / 60`),
+    decimal(sql`greatest(max(${epoch(sql`now()`)} - ${epoch(lockAt)}) filter (where ${RUNNING}), 0) / 60.0`),
   ],
   [6, 'Number', 'JOBS_PAST_7_DAYS', count(PAST_WEEK)],
 ]
@@ -87,7 +87,7 @@ export const QUEUE_STATISTICS: readonly Definition[] = ordered([
 export const IN_SCOPE = sql`(${sql.placeholder('queue')}::text is null or ${jobs.jobType} = ${sql.placeholder('queue')})`
 
 const PAGE_SIZE = sql`current_setting('block_size')::bigint`
-const SIZE = sql`pg_total_relation_size('apalis.jobs')`
+const SIZE = sql`pg_total_relation_size('apalis.jobs'::regclass)`
 const PAST_DAY = past('24 hours')
 const HOURS = sql`select count(*) as tasks from ${jobs} where ${IN_SCOPE} and ${PAST_DAY} group by extract(hour from ${runAt})`
 
