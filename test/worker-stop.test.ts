@@ -2,7 +2,7 @@
  * Shows how workers begin and end: what `start`, `stop`, `run` and `runWorkers` promise, and what they leave behind.
  */
 import { getEventListeners } from 'node:events'
-import { pushTaskWithTx, runWorkers, TaskAbortedError, type Worker } from 'apalis-drizzle'
+import { pushTaskWithTx, runWorkers, shutdownSignal, TaskAbortedError, type Worker } from 'apalis-drizzle'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { describe, expect, it, onTestFinished } from 'vitest'
@@ -227,6 +227,21 @@ describe('stop', () => {
     expect(events.all.map(({ type }) => type).slice(-2)).toEqual(['task.done', 'worker.stopped'])
   })
 
+  it('says so when handlers still run a second later', async () => {
+    const { storage, events, started } = work<number>()
+    await storage.push(1)
+    const ends = gate()
+    const worker = await started(() => ends.opened)
+    await events.next('task.claimed')
+    const stopping = worker.stop()
+    const { level, running, message } = await events.next('worker.stopping')
+    expect([level, running]).toEqual(['warn', 1])
+    expect(message).toContain('1 task may take 24 s more')
+    ends.open()
+    await stopping
+    expect(events.all.map(({ type }) => type).slice(-3)).toEqual(['worker.stopping', 'task.done', 'worker.stopped'])
+  })
+
   it('hands tasks that have not started back, uncharged', async () => {
     const { storage, events, started } = work<number>()
     const ids = [await storage.push(1), await storage.push(2), await storage.push(3)] as const
@@ -436,6 +451,43 @@ describe('runWorkers', () => {
     await second.events.next('task.claimed')
     await runWorkers([target, source], { untilIdle: true })
     expect(await row(pushed)).toMatchObject({ status: 'Done' })
+  })
+})
+
+describe('a shutdown signal', () => {
+  const watchers = () => process.listenerCount('SIGTERM') + process.listenerCount('SIGINT')
+
+  it('leaves the signals of the process alone as soon as nothing runs that it would end', async () => {
+    const before = watchers()
+    const { worker, started } = work<number>()
+    const signal = shutdownSignal()
+    expect(watchers()).toBe(before + 2)
+    const stoppedBySomebody = await started(idle)
+    const running = stoppedBySomebody.run({ signal })
+    await worker(idle).run({ signal, untilIdle: true })
+    expect(watchers()).toBe(before + 2)
+    await stoppedBySomebody.stop()
+    await running
+    expect(watchers()).toBe(before)
+    const again = worker(idle)
+    const runningAgain = again.run({ signal })
+    expect(watchers()).toBe(before + 2)
+    await again.stop()
+    await runningAgain
+    expect(watchers()).toBe(before)
+    expect(getEventListeners(signal, 'abort')).toEqual([])
+  })
+
+  it('does so after a loop of its own has ended', async () => {
+    const before = watchers()
+    const { storage } = work<number>()
+    await storage.push(1)
+    for await (const claim of storage.poll({ worker: 'mine', signal: shutdownSignal() })) {
+      expect(watchers()).toBe(before + 2)
+      await storage.ack(claim, { status: 'Done', result: undefined })
+      break
+    }
+    expect(watchers()).toBe(before)
   })
 })
 

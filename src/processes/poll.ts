@@ -13,6 +13,7 @@ import type { QueueDefinition } from '../vocabulary/definition.js'
 import { checkWorkerName } from '../vocabulary/limits.js'
 import type { PollOptions, StorageConfig } from '../vocabulary/settings.js'
 import { handBack } from './handed-out.js'
+import { whenAborted } from './shutdown-signal.js'
 import { QueueWorker } from './worker.js'
 
 const DONE = { done: true, value: undefined } as const
@@ -33,7 +34,7 @@ export function poll<Args>(
 class Poll<Args> implements AsyncIterator<Claim<Args>, undefined> {
   readonly #worker: QueueWorker<Args, unknown>
   readonly #signal: AbortSignal | undefined
-  readonly #onAbort = () => void this.return()
+  #unwatch: () => void = () => undefined
   /** Consumers, in the order of their calls. */
   #waiting: ((taken: Taken<Args>) => void)[] = []
   #starting: Promise<void> | undefined
@@ -64,7 +65,9 @@ class Poll<Args> implements AsyncIterator<Claim<Args>, undefined> {
 
   /** @throws what kept it from registering, to one of the consumers. */
   async #begin(): Promise<void> {
-    if (this.#starting === undefined) this.#signal?.addEventListener('abort', this.#onAbort, { once: true })
+    if (this.#starting === undefined && this.#signal !== undefined) {
+      this.#unwatch = whenAborted(this.#signal, () => void this.#end())
+    }
     try {
       await (this.#starting ??= this.#worker.start())
     } catch (error) {
@@ -79,11 +82,11 @@ class Poll<Args> implements AsyncIterator<Claim<Args>, undefined> {
   }
 
   async #stop(): Promise<void> {
-    this.#signal?.removeEventListener('abort', this.#onAbort)
     const waiting = this.#waiting
     this.#waiting = []
     for (const _ of waiting) this.#worker.slots.remove()
     await this.#worker.retire()
+    this.#unwatch()
     for (const resolve of waiting) resolve(DONE)
   }
 

@@ -1,5 +1,6 @@
 /** Several workers with one life: all start, all stop together. */
 import { InvalidArgumentError } from '../vocabulary/errors.js'
+import { whenAborted } from './shutdown-signal.js'
 
 export interface RunOptions {
   /** Stops the workers when it aborts. */
@@ -60,16 +61,19 @@ export async function runWorkers(
   { signal, untilIdle = false }: RunOptions = {},
 ): Promise<void> {
   const all = [...workers].map(checkRunnable)
-  const ends = new AbortController()
+  let unwatch: () => void = () => undefined
   try {
     if (signal?.aborted) return
-    const ended = Promise.race([Promise.all(all.map((worker) => worker.stopped)), aborted(signal, ends.signal)])
+    const aborted = new Promise<void>((resolve) => {
+      if (signal !== undefined) unwatch = whenAborted(signal, resolve)
+    })
+    const ended = Promise.race([Promise.all(all.map((worker) => worker.stopped)), aborted])
     // A database that does not answer does not keep anybody from stopping them.
     await Promise.race([startAll(all), ended])
     await Promise.race([ended, ...(untilIdle ? [allIdle(all)] : [])])
   } finally {
-    ends.abort()
     await Promise.all(all.map((worker) => worker.stop()))
+    unwatch()
   }
 }
 
@@ -86,14 +90,6 @@ async function startAll(workers: readonly Runnable[]): Promise<void> {
   const starts = await Promise.allSettled(workers.map((worker) => worker.start()))
   const failed = starts.find((start) => start.status === 'rejected')
   if (failed !== undefined) throw failed.reason
-}
-
-/** @param unwatch - Removes the listener: a signal may outlive many runs. */
-function aborted(signal: AbortSignal | undefined, unwatch: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal?.aborted) resolve()
-    else signal?.addEventListener('abort', () => resolve(), { once: true, signal: unwatch })
-  })
 }
 
 /** A task of one queue may push to another: all are idle only if no task has started or ended since the round began. */

@@ -33,6 +33,8 @@ import { Strays } from './strays.js'
 
 /** Buffered tasks that have run for so long are shown as Running. */
 const MARK_AFTER_MS = 1_000
+/** A stop that takes no longer surprises nobody. */
+const TELL_AFTER_MS = 1_000
 
 export interface SessionParts<Args, Result> {
   readonly control: ControlClient
@@ -118,8 +120,10 @@ export class Session<Args, Result> {
   async drain(timeoutMs: number): Promise<void> {
     if (this.#state === 'working') this.#state = 'draining'
     const aborting = setTimeout(() => this.#abortAll(), timeoutMs)
+    const telling = setTimeout(() => this.#reportWait(timeoutMs - TELL_AFTER_MS), TELL_AFTER_MS)
     await within(timeoutMs + ABORT_GRACE_MS + this.parts.deadlines.lastCallMs, this.settled(), () => undefined)
     clearTimeout(aborting)
+    clearTimeout(telling)
     clearInterval(this.#marking)
     this.#acks.giveUp()
     void this.#keepAlive.stop()
@@ -336,6 +340,15 @@ export class Session<Args, Result> {
     this.parts.report('error', `lost its registration: ${inWords(cause)}${next}`, { type: 'heartbeat.lost', cause })
     this.#handBackBuffer()
     for (const held of this.#held.values()) if (held.state === 'running') this.#forget(held)
+  }
+
+  /** Whoever pressed Ctrl-C wants to know why the process is still there. */
+  #reportWait(leftMs: number): void {
+    const running = [...this.#held.values()].filter(({ state }) => state === 'running').length
+    if (running === 0 || leftMs <= 0) return
+    const tasks = running === 1 ? '1 task' : `${running} tasks`
+    const message = `is stopping; ${tasks} may take ${Math.ceil(leftMs / 1_000)} s more, and then will be aborted`
+    this.parts.report('warn', message, { type: 'worker.stopping', running })
   }
 
   #reportOverrun({ id, attempt, abortedBecause }: HeldClaim): void {

@@ -14,6 +14,7 @@ export type WorkerEvent = {
 
 export type WorkerEventBody =
   | { readonly type: 'worker.started' | 'worker.stopped' | 'listener.up' | 'heartbeat.regained' }
+  | { readonly type: 'worker.stopping'; readonly running: number }
   | { readonly type: 'listener.down' | 'heartbeat.lost'; readonly cause: unknown }
   | { readonly type: 'worker.error'; readonly operation: string; readonly cause: unknown }
   | { readonly type: 'worker.recovered'; readonly operation: string; readonly failures: number }
