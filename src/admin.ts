@@ -1,5 +1,6 @@
 import { pauseQueue, resumeQueue } from './processes/pause.js'
 import { registerByAdmin } from './statements/register-by-admin.js'
+import type { Claim } from './vocabulary/claim.js'
 import { databaseError } from './vocabulary/database-error.js'
 import { databaseOrTransaction, type PgDb, type PgTx } from './vocabulary/db.js'
 import { checkQueueName, checkWorkerName } from './vocabulary/limits.js'
@@ -8,6 +9,7 @@ import type { Statistic } from './vocabulary/statistics.js'
 import type { StoredTask } from './vocabulary/stored-task.js'
 import type { TaskFilter } from './vocabulary/task-filter.js'
 import type { WorkerRow } from './vocabulary/worker-row.js'
+import { lockAnyTask } from './processes/lock-task.js'
 import * as reads from './reads.js'
 
 /** What a person or a dashboard asks across queues; see {@link admin}. All of it throws {@link DatabaseError} when a statement fails. */
@@ -39,12 +41,21 @@ export interface Admin {
   /** Brings the view `apalis.queue_stats_snapshot` up to date; readers are not held up. Not inside a transaction that others wait for. */
   refreshQueueStatsSnapshot(): Promise<void>
   /**
-   * Registers a worker name without a process behind it, for consumers that only need the row. The row of a live worker is
-   * left as it is.
+   * Registers a worker name without a process behind it, for `lockTask`, `claimByIds` and consumers in other programs. Called
+   * again it renews the registration: that is the heartbeat of such a name, due well within `reenqueueOrphanedAfterMs` for as
+   * long as it holds tasks. The row of a worker is left as it is.
    *
    * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for names that cannot be stored.
    */
   registerWorker(queue: string, name: string): Promise<void>
+  /**
+   * Claims one task of any queue by its id; see {@link PostgresStorage.lockTask}. With a transaction the claim holds once that
+   * commits, and is acknowledged after that, with `ack` of the queue's storage. Payloads are read as the default codec writes
+   * them; a task that cannot be read so goes back uncharged. The name counts as registered for 300,000 ms.
+   *
+   * @throws as `PostgresStorage.lockTask`.
+   */
+  lockTask(id: string, worker: string): Promise<Claim<unknown>>
 }
 
 /**
@@ -63,6 +74,7 @@ export function admin(dbOrTx: PgDb | PgTx): Admin {
     pause: (queue) => pauseQueue(db, queue),
     resume: (queue) => resumeQueue(db, queue),
     refreshQueueStatsSnapshot: () => reads.refreshQueueStatsSnapshot(db),
+    lockTask: (id, worker) => lockAnyTask(db, id, worker),
     registerWorker: async (queue, name) => {
       checkQueueName(queue)
       checkWorkerName(name)

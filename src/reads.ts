@@ -2,12 +2,10 @@
  * What `admin` and `PostgresStorage` answer from the tables. Every function takes the database or transaction to read
  * in, and throws `DatabaseError` when that fails.
  */
-import { superjsonCodec, unreadableReason } from './vocabulary/codec.js'
 import { databaseError } from './vocabulary/database-error.js'
 import type { Db } from './vocabulary/db.js'
-import { decodeArgs } from './vocabulary/decode.js'
+import { decodeArgs, decodeByDefault } from './vocabulary/decode.js'
 import type { QueueDefinition } from './vocabulary/definition.js'
-import { DecodeError } from './vocabulary/errors.js'
 import type { QueueDepth, QueueInfo, QueueStatsSnapshot } from './vocabulary/queue-info.js'
 import type { Statistic } from './vocabulary/statistics.js'
 import { storedTask, type ReadPayload, type StoredRow, type StoredTask } from './vocabulary/stored-task.js'
@@ -110,14 +108,7 @@ function ownPayload<Args>(definition: QueueDefinition<Args>): ReadPayload<Args> 
   return (id, { job }) => decodeArgs(definition, id, job)
 }
 
-const anyPayload: ReadPayload<unknown> = (id, { queue, job }) => {
-  try {
-    return superjsonCodec.decode(job)
-  } catch (error) {
-    const reason = `${unreadableReason(error)}; a payload of a codec of its own is read by the PostgresStorage of its queue`
-    throw new DecodeError(id, queue, reason)
-  }
-}
+const anyPayload: ReadPayload<unknown> = (id, { queue, job }) => decodeByDefault(queue, id, job)
 
 async function reading<Result>(operation: string, read: () => Promise<Result>): Promise<Result> {
   try {

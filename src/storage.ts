@@ -18,7 +18,9 @@ import {
   type WorkerOptions,
 } from './vocabulary/settings.js'
 import type { Task, TaskOptions } from './vocabulary/task.js'
+import type { Consumer } from './processes/ack-alone.js'
 import { acknowledge } from './processes/handed-out.js'
+import { claimByIds, lockTask } from './processes/lock-task.js'
 import { poll } from './processes/poll.js'
 import { pushAll } from './processes/push-all.js'
 import { pushGroup, type PushGroup } from './processes/push-group.js'
@@ -148,18 +150,52 @@ export class PostgresStorage<Args, Result = void, Input = Args> {
   }
 
   /**
-   * Records what came of a claim of `poll`, or of `ctx.task` where `autoAck` is `false`; resolves when it is recorded.
-   * While the database fails it is tried again.
+   * Claims one task by its id, for an application that decides itself which comes next: one that is due and waits, or that
+   * this name holds already. It is Running until it is acknowledged with `ack`. A task whose payload cannot be read is
+   * charged a failed attempt.
+   *
+   * @param worker - A name that `admin(db).registerWorker(queue, name)` has registered; that of a worker is refused. Nothing
+   * renews it but calling `registerWorker` again: when it has not been for `reenqueueOrphanedAfterMs`, workers return its
+   * tasks to the queue, charged. Who shares a name shares its tasks, so each process needs its own.
+   * @throws {TaskNotFoundError} `TASK_NOT_FOUND` when it is delayed, finished, held by another worker, locked by another
+   * transaction, of another queue, or not there at all.
+   * @throws {WorkerNotRegisteredError} `WORKER_NOT_REGISTERED` when the name is not registered in this queue, or was not renewed.
+   * @throws {AlreadyRegisteredError} `ALREADY_REGISTERED` when it is the name of a worker.
+   * @throws {DecodeError} `DECODE`, and {RowError} `ROW`, for a task that cannot be read.
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` before any SQL.
+   * @throws {DatabaseError} `DATABASE`
+   */
+  lockTask(id: string, worker: string): Promise<Claim<Args>> {
+    return lockTask(this.#consumer('lockTask'), id, worker)
+  }
+
+  /**
+   * Claims those of the given tasks that are due and wait, such as the ids of a notification; highest priority first, then
+   * the oldest. Others are left out, also those that the name holds already. Tasks whose payload cannot be read are charged
+   * a failed attempt, reported as `task.failed`, and left out.
+   *
+   * @param worker - As of `lockTask`.
+   * @returns One claim for each task, all in memory at once. In the database all of them are Running.
+   * @throws as `lockTask`, except that nothing is refused for the tasks' sake.
+   */
+  claimByIds(ids: Iterable<string>, worker: string): Promise<Claim<Args>[]> {
+    return claimByIds(this.#consumer('claimByIds'), ids, worker)
+  }
+
+  /**
+   * Records what came of a claim of `poll`, `lockTask` or `claimByIds`, or of `ctx.task` where `autoAck` is `false`; resolves
+   * when it is recorded. While the database fails it is tried again; for a claim without a worker, for 30 s.
    *
    * @param claim - The very object. Its `attempt` is not read: what counts is the claim as the database made it.
    * @throws {StaleAcknowledgementError} `STALE_ACKNOWLEDGEMENT` when the claim was lost, or is acknowledged already.
    * @throws {InvalidArgumentError} `INVALID_ARGUMENT` before any SQL, for an outcome that cannot be stored, and for a claim
    * of another queue; the claim stays as it is.
    * @throws {MissingFieldError} `MISSING_FIELD` for any other object.
-   * @throws {DatabaseError} `DATABASE` when its worker stopped before the database took the outcome; the task may run again.
+   * @throws {DatabaseError} `DATABASE` when its worker stopped, or the 30 s were over, before the database took the outcome;
+   * the task may run again.
    */
   ack(claim: Claim<Args>, outcome: Outcome<Result>): Promise<void> {
-    return acknowledge(definitionOf(this.queue), claim, outcome)
+    return acknowledge(this.#consumer('ack'), claim, outcome)
   }
 
   /**
@@ -226,6 +262,10 @@ export class PostgresStorage<Args, Result = void, Input = Args> {
    */
   async checkStatus(ids: Iterable<string>): Promise<TaskResult<Result>[]> {
     return checkStatus(database(this.db, 'checkStatus'), definitionOf(this.queue), ids)
+  }
+
+  #consumer(call: string): Consumer<Args, Result> {
+    return { db: database(this.#db, call), queue: definitionOf(this.queue), config: this.config }
   }
 
   #own(task: Task<Input>): Task<Input> {

@@ -1,43 +1,62 @@
 /**
- * Shows which of the tasks that are asked for by id the claim takes, in which order, and that it reads no others.
+ * Shows which of the tasks that are asked for by id a claim takes, in which order, and that it reads no others.
  */
+import {
+  admin,
+  AlreadyRegisteredError,
+  DecodeError,
+  defineQueue,
+  PostgresStorage,
+  WorkerNotRegisteredError,
+  type Claim,
+} from 'apalis-drizzle'
+import { recordEvents } from 'apalis-drizzle/testing'
+import { drizzle } from 'drizzle-orm/postgres-js'
 import { beforeEach, describe, expect, it } from 'vitest'
-import { claim, claimByIds, type Claimer } from '../src/statements/claim.js'
+import { claim } from '../src/statements/claim.js'
+import { lockTasks } from '../src/statements/lock-tasks.js'
 import type { Db } from '../src/vocabulary/db.js'
+import { caught } from './support/caught.js'
 import { useDatabase } from './support/database.js'
 import { hold } from './support/held.js'
 import { explain } from './support/plan.js'
 import { clearTasks, rowOf, storeTask, storeTasks, storeWorker, taskId } from './support/rows.js'
 
 const database = useDatabase()
-const { queue, worker } = { queue: 'emails', worker: 'mailer#1' }
-const claimer: Claimer = { queue, worker, leaseToken: `token of ${worker}`, thresholdMs: 60_000, running: 10 }
+const { queue, worker } = { queue: 'emails', worker: 'consumer' }
+const emails = defineQueue<object, string>(queue)
 
 beforeEach(async () => {
   await clearTasks(database.sql)
-  await storeWorker(database.sql, { id: worker, queue })
+  await storeWorker(database.sql, { id: worker, queue, leaseToken: null })
 })
 
-function claimRows(numbers: readonly number[], as: Partial<Claimer> = {}) {
-  return claimByIds(database.db as unknown as Db, { ...claimer, ...as }, numbers.map(taskId))
+function claimAll(numbers: readonly number[], as = worker): Promise<Claim<object>[]> {
+  return new PostgresStorage(database.db, emails).claimByIds(numbers.map(taskId), as)
 }
 
-async function claimed(numbers: readonly number[], as: Partial<Claimer> = {}): Promise<string[]> {
-  return (await claimRows(numbers, as)).map(({ id }) => id)
+async function claimed(numbers: readonly number[], as = worker): Promise<string[]> {
+  return (await claimAll(numbers, as)).map(({ id }) => id)
 }
 
 describe('claim by id: which tasks', () => {
   it('takes a waiting task as a claim of the next tasks does [CLAIMID-01]', async () => {
     await storeTasks(database.sql, 2, { queue, metadata: { trace: 7 }, doneAt: '-1 hour' })
-    const [byId] = await claimRows([1])
-    const [next] = await claim(database.db as unknown as Db, { ...claimer, limit: 1 })
+    await storeWorker(database.sql, { id: 'mailer#1', queue })
+    const claims = await claimAll([1])
+    const next = { queue, worker: 'mailer#1', leaseToken: 'token of mailer#1', thresholdMs: 60_000 }
+    await claim(database.db as unknown as Db, { ...next, running: 1, limit: 1 })
     const [first, second] = [await rowOf(database.sql, taskId(1)), await rowOf(database.sql, taskId(2))]
     expect(first).toMatchObject({ status: 'Running', lock_by: worker, done_at: null, attempts: 0 })
-    const { id: _, run_at: __, lock_at: lockAt, ...changed } = first!
+    const { id: _, run_at: __, lock_at: lockAt, lock_by: ___, ...changed } = first!
     expect(second).toMatchObject(changed)
     expect((lockAt as Date).getMilliseconds()).toBe(0)
-    expect(Object.keys(byId!)).toEqual(Object.keys(next!))
-    expect(byId).toMatchObject({ id: taskId(1), attempts: 0, status: 'Running', metadata: '{"trace": 7}' })
+    expect(claims).toEqual([
+      {
+        ...{ id: taskId(1), queue, worker, args: {}, attempt: 1, maxAttempts: 5, priority: 0 },
+        ...{ runAt: first!['run_at'] as Date, metadata: { trace: 7 }, idempotencyKey: null },
+      },
+    ])
   })
 
   it.each([
@@ -86,10 +105,12 @@ describe('claim by id: which tasks', () => {
     expect(await claimed([])).toEqual([])
   })
 
-  it('takes a task once that is listed twice, and passes ids that are none', async () => {
+  it('takes a task once that is listed twice, and refuses ids that are none', async () => {
     await storeTasks(database.sql, 1, { queue })
-    const ids = [taskId(1), '"} \\ {', taskId(1), '']
-    expect(await claimByIds(database.db as unknown as Db, claimer, ids)).toHaveLength(1)
+    const storage = new PostgresStorage(database.db, emails)
+    expect(await caught(storage.claimByIds([taskId(1), '"} {'], worker))).toMatchObject({ argument: 'ids' })
+    expect(await claimed([1, 1])).toEqual([taskId(1)])
+    expect(await claimed([1])).toEqual([])
   })
 
   it('skips a task that another transaction has locked', async () => {
@@ -106,22 +127,70 @@ describe('claim by id: order and owner', () => {
     await storeTask(database.sql, { id: taskId(1), queue, runAt: '-1 minute' })
     await storeTask(database.sql, { id: taskId(2), queue, runAt: '-3 minutes' })
     await storeTask(database.sql, { id: taskId(3), queue, priority: 5, runAt: '-1 second' })
-    const rows = await claimRows([1, 2, 3], { running: 2 })
-    expect(rows.map(({ id, status }) => [id, status])).toEqual([
-      [taskId(3), 'Running'],
-      [taskId(2), 'Running'],
-      [taskId(1), 'Queued'],
-    ])
+    expect(await claimed([1, 2, 3])).toEqual([taskId(3), taskId(2), taskId(1)])
+  })
+
+  describe('of more than fit into one statement', () => {
+    const numbers = Array.from({ length: 250 }, (_, n) => n + 1)
+
+    beforeEach(async () => {
+      await database.sql`
+        insert into apalis.jobs (job, id, job_type, priority, run_at, metadata)
+          select '{}', '01TESTTASK' || lpad(n::text, 16, '0'), ${queue}, n % 3, now() - n * interval '1 second', '{}'
+          from generate_series(1, ${numbers.length}::int) n`
+    })
+
+    it('keeps to the order of all', async () => {
+      const statements: string[] = []
+      const logger = { logQuery: (text: string) => statements.push(text) }
+      const storage = new PostgresStorage(drizzle({ client: database.client, logger }), emails)
+      const claims = await storage.claimByIds(numbers.map(taskId), worker)
+      const inOrder = numbers.toSorted((a, b) => (b % 3) - (a % 3) || b - a)
+      expect(claims.map(({ id }) => id)).toEqual(inOrder.map(taskId))
+      expect(statements).toHaveLength(3)
+    })
+
+    it('hands back what it got when a later statement fails, uncharged', async () => {
+      await database.sql.unsafe(`
+        create function refuse() returns trigger language plpgsql as $$ begin raise 'refused'; end $$;
+        create trigger refuse before update on apalis.jobs for each row when (new.id = '${taskId(150)}') execute function refuse()`)
+      expect(await caught(claimed(numbers))).toMatchObject({ code: 'DATABASE', sqlState: 'P0001' })
+      await database.sql.unsafe('drop trigger refuse on apalis.jobs')
+      const [waiting] = await database.sql`
+        select count(*)::int as count from apalis.jobs where status = 'Pending' and attempts = 0 and lock_by is null`
+      expect(waiting).toEqual({ count: numbers.length })
+    })
   })
 
   it.each([
-    ['with another token than its own', { leaseToken: 'token of another process' }],
-    ['that is not registered', { worker: 'stranger' }],
-    ['that others may take for dead', { thresholdMs: 0 }],
-  ])('gives nothing to a worker %s', async (_, as) => {
+    ['that is not registered', 'stranger', WorkerNotRegisteredError, 'register the worker'],
+    ['that was not renewed', 'silent', WorkerNotRegisteredError, 'registerWorker(queue, name) again'],
+    ['of a worker', 'mailer#1', AlreadyRegisteredError, 'a name of your own'],
+  ])('gives nothing to a name %s, and says so', async (_, name, error, message) => {
     await storeTasks(database.sql, 1, { queue })
-    expect(await claimed([1], as)).toEqual([])
-    expect(await claimed([1])).toEqual([taskId(1)])
+    await storeWorker(database.sql, { id: 'mailer#1', queue })
+    await storeWorker(database.sql, { id: 'silent', queue, leaseToken: null, silentFor: '1 hour' })
+    const refused = await caught(claimed([1], name))
+    expect(refused).toBeInstanceOf(error)
+    expect((refused as Error).message).toContain(message)
+    expect(await rowOf(database.sql, taskId(1))).toMatchObject({ status: 'Pending', lock_by: null })
+    await admin(database.db).registerWorker(queue, 'silent')
+    expect(await claimed([1], 'silent')).toEqual([taskId(1)])
+  })
+
+  it('charges a task that cannot be read, reports it and leaves it out', async () => {
+    await storeTask(database.sql, { id: taskId(1), queue, job: 'no json' })
+    await storeTask(database.sql, { id: taskId(2), queue, job: '7' })
+    await storeTask(database.sql, { id: taskId(3), queue })
+    await database.sql`update apalis.jobs set run_at = '-infinity' where id = ${taskId(3)}`
+    const events = recordEvents()
+    const storage = new PostgresStorage(database.db, emails, { onEvent: events.onEvent })
+    const claims = await storage.claimByIds([1, 2, 3].map(taskId), worker)
+    expect(claims).toMatchObject([{ id: taskId(2), args: 7 }])
+    expect((await events.next('task.failed')).cause).toBeInstanceOf(DecodeError)
+    expect(await events.next('task.killed')).toMatchObject({ id: taskId(3), queue, worker })
+    expect(await rowOf(database.sql, taskId(1))).toMatchObject({ status: 'Failed', attempts: 1 })
+    expect(await rowOf(database.sql, taskId(3))).toMatchObject({ status: 'Killed', attempts: 1, lock_by: null })
   })
 })
 
@@ -132,7 +201,8 @@ describe('claim by id: plan', () => {
         select '{}', 'W' || lpad(n::text, 25, '0'), 'emails', '{}' from generate_series(1, 20000) n;
       analyze apalis.jobs`)
     const ids = Array.from({ length: 20 }, (_, n) => `W${String(n * 900 + 1).padStart(25, '0')}`)
-    const taking = (db: Db) => claimByIds(db, claimer, ids)
+    const request = { queue, worker, ids, thresholdMs: 60_000, again: true }
+    const taking = (db: Db) => lockTasks(db, request)
     const plan = await explain(database, taking, `set local plan_cache_mode = ${mode}`)
     expect(plan.nodes, plan.text).toContain('Index Scan jobs_pkey')
     expect(plan.nodes, plan.text).not.toContain('Seq Scan jobs')

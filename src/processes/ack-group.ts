@@ -68,7 +68,7 @@ export class AckGroup {
   #givenUp = false
 
   constructor(
-    private readonly control: ControlClient,
+    private readonly control: Pick<ControlClient, 'run'>,
     private readonly queue: string,
     private readonly worker: string,
     private readonly hooks: AckHooks,

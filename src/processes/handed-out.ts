@@ -12,11 +12,20 @@ import { checkDelay, typeOf } from '../vocabulary/limits.js'
 import type { AckOutcome, Outcome } from '../vocabulary/outcome.js'
 import { errResult, okResult } from '../vocabulary/result.js'
 import type { AckAnswer } from './ack-group.js'
+import { ackAlone, type Consumer } from './ack-alone.js'
 import type { HeldClaim } from './held-claim.js'
+import { failedAttempt } from './read-claim.js'
 
 export interface HandedOut {
   readonly held: HeldClaim
-  readonly queue: QueueDefinition
+  readonly queue: string
+  readonly worker: string
+  /** The session whose claim it is; `undefined` under a name that an administrator registered. */
+  readonly keeper?: Keeper
+}
+
+/** Who tells the database what came of a claim. */
+export interface Keeper {
   /** Told when the queue's own retry function fails; the default backoff is used instead. */
   readonly onRetryFailure: (error: unknown) => void
   /** Offers the outcome to the database, once. */
@@ -32,37 +41,40 @@ export function handOut(task: Claim<unknown>, entry: HandedOut): void {
 
 /** Returns a task that nobody has looked at to the queue, uncharged. */
 export function handBack(task: Claim<unknown>): void {
-  void handedOut.get(task)?.record({ status: 'Pending' }, undefined)
+  void handedOut.get(task)?.keeper?.record({ status: 'Pending' }, undefined)
 }
 
 /** Records what came of a claim, for `PostgresStorage.ack`. */
 export async function acknowledge<Result>(
-  queue: QueueDefinition<unknown, Result>,
+  consumer: Consumer<unknown, Result>,
   claim: Claim<unknown>,
   outcome: Outcome<Result>,
 ): Promise<void> {
   const entry = handedOut.get(claim)
   if (entry === undefined) throw notHandedOut(claim)
+  const { queue } = consumer
   const { held } = entry
-  if (entry.queue.name !== queue.name) {
+  if (entry.queue !== queue.name) {
     throw new InvalidArgumentError(
       'claim',
-      `it belongs to queue ${JSON.stringify(entry.queue.name)}, and this storage to ${JSON.stringify(queue.name)}.`,
+      `it belongs to queue ${JSON.stringify(entry.queue)}, and this storage to ${JSON.stringify(queue.name)}.`,
     )
   }
-  const stale = () => new StaleAcknowledgementError(held.id, queue.name, claim.worker)
+  const stale = () => new StaleAcknowledgementError(held.id, queue.name, entry.worker)
   if (held.state !== 'running') throw stale()
-  const recorded = await ackOutcome(queue, entry, outcome)
+  const keeper = entry.keeper ?? ackAlone(consumer, entry)
+  const recorded = await ackOutcome(queue, held, keeper, outcome)
   // A result schema takes its time, and another acknowledgement may have come first.
   if (held.state !== 'running') throw stale()
-  const answer = await entry.record(recorded, 'error' in outcome ? outcome.error : undefined)
+  const answer = await keeper.record(recorded, 'error' in outcome ? outcome.error : undefined)
   if (answer === 'stale') throw stale()
   if (answer === 'given-up') throw notRecorded(held.id)
 }
 
 async function ackOutcome<Result>(
   queue: QueueDefinition<unknown, Result>,
-  { held, onRetryFailure }: HandedOut,
+  { attempt }: HeldClaim,
+  { onRetryFailure }: Keeper,
   outcome: Outcome<Result>,
 ): Promise<AckOutcome> {
   switch (outcome.status) {
@@ -75,9 +87,7 @@ async function ackOutcome<Result>(
         const due = { delayMs: checkDelay('outcome.delayMs', outcome.delayMs) }
         return { status: 'Failed', result: errResult(outcome.error), due }
       }
-      const { delayMs, failure } = queue.retryDelay(held.attempt, outcome.error)
-      if (failure !== undefined) onRetryFailure(failure)
-      return { status: 'Failed', result: errResult(outcome.error), due: { delayMs } }
+      return failedAttempt(queue, attempt, outcome.error, onRetryFailure)
     }
     default:
       throw new InvalidArgumentError('outcome.status', "pass 'Done', 'Failed' or 'Killed'.")
@@ -86,7 +96,10 @@ async function ackOutcome<Result>(
 
 function notHandedOut(claim: Partial<Claim<unknown>> | null | undefined): MissingFieldError | InvalidArgumentError {
   if (typeof claim !== 'object' || claim === null) {
-    return new InvalidArgumentError('claim', `the object that poll returned is needed, not ${typeOf(claim)}.`)
+    return new InvalidArgumentError(
+      'claim',
+      `the object that poll or lockTask returned is needed, not ${typeOf(claim)}.`,
+    )
   }
   const missing = (['id', 'worker', 'queue'] as const).find((field) => typeof claim[field] !== 'string')
   return new MissingFieldError(missing ?? 'its lock time, which only the claim itself has and a copy has not')

@@ -42,6 +42,11 @@ export function reportOutcome(
   }
 }
 
+export function reportRetryFailure(report: Report, cause: unknown): void {
+  const message = `the retry function of the queue failed, so its default backoff was used: ${inWords(cause)}`
+  report('error', message, { type: 'worker.error', operation: 'computing the delay of a retry', cause })
+}
+
 export function reportLostClaim(report: Report, { id, attempt }: EndedClaim): void {
   const message = `the claim of task ${id} was lost; whatever came of it is not recorded here, another run decides`
   report('warn', message, { type: 'task.stale', id, attempt })

@@ -1,13 +1,12 @@
 /** One execution of a claimed task: decode, run the handler, check its result, and say what is to be recorded. */
 import type { Claim, Handler } from '../vocabulary/claim.js'
-import { decodeArgs } from '../vocabulary/decode.js'
-import { RowError, steeringOf } from '../vocabulary/errors.js'
+import { steeringOf } from '../vocabulary/errors.js'
 import { MAX_DELAY_MS, MAX_RUN_AT_MS } from '../vocabulary/limits.js'
 import type { AckOutcome, Due } from '../vocabulary/outcome.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
 import { errResult, okResult, unstorableResult } from '../vocabulary/result.js'
-import { taskFields } from '../vocabulary/row.js'
 import type { HeldClaim } from './held-claim.js'
+import { readClaim, outcomeOfError } from './read-claim.js'
 
 /** How long a handler may take to react to its signal before the worker stops waiting for it. */
 export const ABORT_GRACE_MS = 1_000
@@ -68,19 +67,12 @@ async function execute<Args, Result>(
 ): Promise<Execution> {
   const { handler, worker, autoAck } = runner
   const { signal } = claim
-  const task = await readTask(claim, runner)
+  const task = await readClaim(runner.queue, worker, claim.row)
   // A schema may take its time, and the claim may be lost or given up meanwhile.
   signal.throwIfAborted()
   if (!autoAck) handOut(task)
   const result = await handler(task.args, { task, id: task.id, attempt: task.attempt, signal, worker })
   return autoAck ? done(runner, result) : { outcome: undefined }
-}
-
-async function readTask<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, Result>): Promise<Claim<Args>> {
-  const { worker, queue } = runner
-  const { status: _, attempts, ...fields } = taskFields(queue.name, claim.row)
-  const args = await decodeArgs(queue, fields.id, claim.row.job)
-  return { ...fields, args, attempt: attempts + 1, worker }
 }
 
 /** Waits until the work ends, or until it has ignored the claim's signal for the grace period. */
@@ -132,20 +124,9 @@ function failed<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, Result>
   if (claim.abortedBecause === 'shutdown' || claim.abortedBecause === 'claim-lost') {
     return { outcome: { status: 'Pending' }, cause: error }
   }
-  // No task can be made of the row, by this worker or any other, so retries would be in vain.
-  if (error instanceof RowError) {
-    return { outcome: { status: 'Killed', result: errResult(error), unlock: true }, cause: error }
-  }
   // A handler that was aborted throws whatever its fetch or query threw; the reason is more to the point.
   const cause: unknown = claim.abortedBecause === 'timeout' ? claim.signal.reason : error
-  const due = { delayMs: retryDelayMs(claim, runner, cause) }
-  return { outcome: { status: 'Failed', result: errResult(cause), due }, cause }
-}
-
-function retryDelayMs<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, Result>, error: unknown): number {
-  const { delayMs, failure } = runner.queue.retryDelay(claim.attempt, error)
-  if (failure !== undefined) runner.onRetryFailure(failure)
-  return delayMs
+  return { outcome: outcomeOfError(runner.queue, claim.attempt, cause, runner.onRetryFailure), cause }
 }
 
 /** No later than a column can hold: the server would refuse the whole acknowledgement. */

@@ -7,10 +7,11 @@
  *   already, and tasks that had not started, are still offered to the database: their claims are good as long as nobody
  *   has taken the tasks. The worker begins a new session.
  */
-import { claim, type ClaimedRow } from '../statements/claim.js'
+import { claim } from '../statements/claim.js'
 import type { Heartbeat } from '../statements/heartbeat.js'
 import { markRunning } from '../statements/mark-running.js'
 import { nextDueMs } from '../statements/next-due.js'
+import type { ClaimedRow } from '../vocabulary/claimed-row.js'
 import type { TaskId } from '../vocabulary/errors.js'
 import type { Claim } from '../vocabulary/claim.js'
 import type { AckOutcome, Fence } from '../vocabulary/outcome.js'
@@ -238,7 +239,7 @@ export class Session<Args, Result> {
       held.dismiss()
       return recording
     }
-    handOut(task, { held, queue, onRetryFailure, record })
+    handOut(task, { held, queue: queue.name, worker: task.worker, keeper: { onRetryFailure, record } })
   }
 
   /** Waits for the application to acknowledge the claim. What it keeps beyond the end of the worker goes back. */

@@ -22,7 +22,7 @@ import { endedHere } from './ended-here.js'
 import { IdleWatch } from './idle-watch.js'
 import { chosenListener } from './listener.js'
 import { Outages } from './outages.js'
-import { reportOrphans } from './outcome-report.js'
+import { reportOrphans, reportRetryFailure } from './outcome-report.js'
 import { newLeaseToken, registerWorker, releaseWorker, type Registration } from './registration.js'
 import { inWords, reporter, type Report } from './report.js'
 import { runnable, runWorkers, type Runnable, type RunOptions } from './run-workers.js'
@@ -226,16 +226,12 @@ export class QueueWorker<Args, Result> implements Runnable {
   }
 
   #runner(worker: string): TaskRunner<Args, Result> {
-    const operation = 'computing the delay of a retry'
     return {
       worker,
       queue: this.definition,
       handler: this.handler,
       autoAck: this.#settings.autoAck,
-      onRetryFailure: (cause) => {
-        const message = `the retry function of the queue failed, so its default backoff was used: ${inWords(cause)}`
-        this.#report('error', message, { type: 'worker.error', operation, cause })
-      },
+      onRetryFailure: (cause) => reportRetryFailure(this.#report, cause),
     }
   }
 

@@ -1,29 +1,11 @@
 import { sql, type SQL } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
-import { arrayLiteral } from '../vocabulary/array-literal.js'
-import { claimable, guard } from '../vocabulary/claimable.js'
+import { CLAIMED_COLUMNS, inOrder, type ClaimedRow } from '../vocabulary/claimed-row.js'
 import { prepared, type Db } from '../vocabulary/db.js'
 import { isPaused } from '../vocabulary/paused-queues.js'
 import { lastLevel, priorityLevels, waitingInQueue } from '../vocabulary/priority-levels.js'
 
-/** The row of a claimed task, as the database holds it. */
-export interface ClaimedRow {
-  readonly id: string
-  readonly job: Uint8Array
-  readonly status: string
-  /** Executions charged before this claim. */
-  readonly attempts: number
-  readonly maxAttempts: number
-  readonly priority: number
-  readonly runAt: Date
-  /** Whole seconds since 1970. A number, because a `Date` would be compared with less precision than the column has. */
-  readonly lockAt: number
-  /** JSON text: drivers may rename the keys of parsed JSON. */
-  readonly metadata: string | null
-  readonly idempotencyKey: string | null
-}
-
-export interface Claimer {
+export interface ClaimRequest {
   readonly queue: string
   readonly worker: string
   readonly leaseToken: string
@@ -31,9 +13,6 @@ export interface Claimer {
   readonly thresholdMs: number
   /** So many tasks as Running, because a slot is free for them, and the rest as Queued. */
   readonly running: number
-}
-
-export interface ClaimRequest extends Claimer {
   /** At most so many tasks. */
   readonly limit: number
 }
@@ -49,30 +28,7 @@ export async function claim(db: Db, request: ClaimRequest): Promise<ClaimedRow[]
   return inOrder(await prepared(db, claimStatement).execute({ ...request }))
 }
 
-/**
- * As `claim`, but only tasks of the given ids. Those that may not be claimed now, by this worker, or that other
- * transactions lock, are left out.
- */
-export async function claimByIds(db: Db, claimer: Claimer, ids: readonly string[]): Promise<ClaimedRow[]> {
-  return inOrder(await prepared(db, claimByIdsStatement).execute({ ...claimer, ids: arrayLiteral(ids) }))
-}
-
-function inOrder(rows: (ClaimedRow & { readonly place: number })[]): ClaimedRow[] {
-  // An UPDATE returns its rows in no particular order. Sorted here by their columns, two tasks of the same millisecond
-  // could change places, and the one that starts first would be the one that is Queued.
-  return rows.sort((a, b) => a.place - b.place).map(({ place: _, ...row }) => row)
-}
-
 function claimStatement(db: Db) {
-  return claiming(db, nextTasks())
-}
-
-function claimByIdsStatement(db: Db) {
-  return claiming(db, listedTasks())
-}
-
-/** @param tasks - A query for the ids of the tasks to take, in order. It has to lock them. */
-function claiming(db: Db, tasks: SQL) {
   return (
     db
       .update(jobs)
@@ -83,21 +39,9 @@ function claiming(db: Db, tasks: SQL) {
         doneAt: sql`null`,
       })
       // As an array, so that the planner expects few and looks each up by its primary key.
-      .from(sql`pg_catalog.unnest(array(${tasks})) with ordinality as next(id, place)`)
+      .from(sql`pg_catalog.unnest(array(${nextTasks()})) with ordinality as next(id, place)`)
       .where(sql`${jobs.id} = next.id`)
-      .returning({
-        id: jobs.id,
-        job: jobs.job,
-        status: sql<string>`${jobs.status}`,
-        attempts: jobs.attempts,
-        maxAttempts: jobs.maxAttempts,
-        priority: jobs.priority,
-        runAt: jobs.runAt,
-        lockAt: sql`extract(epoch from ${jobs.lockAt})::float8`.mapWith(Number),
-        metadata: sql<string | null>`${jobs.metadata}::text`,
-        idempotencyKey: jobs.idempotencyKey,
-        place: sql<number>`next.place::int`,
-      })
+      .returning(CLAIMED_COLUMNS)
   )
 }
 
@@ -132,16 +76,6 @@ function nextTasks(): SQL {
       limit ${limit}
     )
     select id from due order by priority desc, run_at, id`
-}
-
-/** Those of the given tasks that may be claimed. Postgres checks that again for a row that was changed meanwhile. */
-function listedTasks(): SQL {
-  const inQueue = sql`${jobs.jobType} = ${sql.placeholder('queue')}`
-  return sql`
-    select ${jobs.id} from ${jobs}
-    where ${jobs.id} = any (${sql.placeholder('ids')}::text[])
-      and ${guard(inQueue, claimable(), sql`${jobs.runAt} <= now()`)} and ${mayClaim()}
-    order by ${jobs.priority} desc, ${jobs.runAt}, ${jobs.id} for update skip locked`
 }
 
 /**

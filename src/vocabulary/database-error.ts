@@ -83,15 +83,19 @@ export function refusesRow(sqlState: string | undefined): boolean {
   return /^(22|23|44|P0)/.test(sqlState ?? '')
 }
 
-/** Wraps an error of a statement. Errors of this library pass unchanged. */
-export function databaseError(operation: string, error: unknown): Error {
+/**
+ * Wraps an error of a statement. Errors of this library pass unchanged.
+ *
+ * @param hint - The next step, where the error itself says none.
+ */
+export function databaseError(operation: string, error: unknown, hint?: string): Error {
   if (isApalisError(error)) return error
   const server = serverError(error)
   return new DatabaseError(
     operation,
     server?.code,
     safeCause(error),
-    databaseHint(server) ?? connectionHint(error, server),
+    databaseHint(server) ?? connectionHint(error, server) ?? hint,
   )
 }
 

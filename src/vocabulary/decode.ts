@@ -1,4 +1,4 @@
-import { unreadableReason } from './codec.js'
+import { superjsonCodec, unreadableReason } from './codec.js'
 import type { QueueDefinition } from './definition.js'
 import { DecodeError, type TaskId } from './errors.js'
 import { isThenable, validate, type Validation } from './standard-schema.js'
@@ -27,5 +27,19 @@ export function decodeArgs<Args>(
   function parsed(settled: Validation<Args>): Args {
     if (settled.ok) return settled.value
     throw new DecodeError(id, name, `the payload does not fit the queue's schema ${settled.reason}`, settled.issues)
+  }
+}
+
+/**
+ * A payload of a queue that is known by name only, as the default codec writes it.
+ *
+ * @throws {DecodeError} with a reason that does not quote the payload.
+ */
+export function decodeByDefault(queue: string, id: TaskId, bytes: Uint8Array): unknown {
+  try {
+    return superjsonCodec.decode(bytes)
+  } catch (error) {
+    const reason = `${unreadableReason(error)}; a payload of a codec of its own is read by the PostgresStorage of its queue`
+    throw new DecodeError(id, queue, reason)
   }
 }

@@ -232,37 +232,41 @@ export class StaleAcknowledgementError extends ApalisError {
   }
 }
 
-/** `ALREADY_REGISTERED`: another live process holds this worker name in this queue. */
+/** `ALREADY_REGISTERED`: another process, or a worker, holds this worker name in this queue. */
 export class AlreadyRegisteredError extends ApalisError {
   readonly code = 'ALREADY_REGISTERED'
   readonly queue: string
   readonly worker: string
 
-  constructor(queue: string, worker: string) {
-    super(
-      `Worker ${JSON.stringify(worker)} is registered in queue ${JSON.stringify(queue)}, or being registered, by another process. Give each process its own name, leave out the number ("name" instead of "name#1") to get the next free one, or wait until its heartbeat is older than reenqueueOrphanedAfterMs.`,
-    )
+  constructor(queue: string, worker: string, detail = ALREADY_REGISTERED) {
+    super(`Worker ${JSON.stringify(worker)} is registered in queue ${JSON.stringify(queue)}, ${detail}`)
     this.queue = queue
     this.worker = worker
   }
 }
 
-/** `WORKER_NOT_REGISTERED`: a heartbeat or claim found that the worker's registration is gone or was taken over. */
+const ALREADY_REGISTERED =
+  'or being registered, by another process. Give each process its own name, leave out the number ("name" instead of "name#1") to get the next free one, or wait until its heartbeat is older than reenqueueOrphanedAfterMs.'
+
+/** `WORKER_NOT_REGISTERED`: the worker's registration is missing, or it is gone or was taken over. */
 export class WorkerNotRegisteredError extends ApalisError {
   readonly code = 'WORKER_NOT_REGISTERED'
   readonly operation: string
   readonly queue: string
   readonly worker: string
 
-  constructor(operation: string, queue: string, worker: string) {
+  constructor(operation: string, queue: string, worker: string, detail = REGISTRATION_GONE) {
     super(
-      `Worker ${JSON.stringify(worker)} is not registered in queue ${JSON.stringify(queue)} (${operation}): its row was deleted, released or taken over by another process. Claims stop until it has registered again.`,
+      `Worker ${JSON.stringify(worker)} is not registered in queue ${JSON.stringify(queue)} (${operation}): ${detail}`,
     )
     this.operation = operation
     this.queue = queue
     this.worker = worker
   }
 }
+
+const REGISTRATION_GONE =
+  'its row was deleted, released or taken over by another process. Claims stop until it has registered again.'
 
 /** `NOTIFY_LISTENER`: the LISTEN connection failed; wake-ups are off until it is back. */
 export class NotifyListenerError extends ApalisError {

@@ -72,6 +72,9 @@ export interface WorkerSettings {
   readonly stopTimeoutMs: number
 }
 
+/** In milliseconds; see `StorageConfig.reenqueueOrphanedAfterMs`. */
+export const DEFAULT_REENQUEUE_ORPHANED_AFTER_MS = 300_000
+
 /** Node's timers take no more. */
 const MAX_TIMER_MS = 2 ** 31 - 1
 
@@ -81,7 +84,7 @@ export function workerSettings(config: StorageConfig, options: WorkerOptions): W
   const { name = 'worker', concurrency = 10, stopTimeoutMs = 25_000, ...storage } = { ...config, ...set }
   const {
     keepAliveMs = 30_000,
-    reenqueueOrphanedAfterMs = 300_000,
+    reenqueueOrphanedAfterMs = DEFAULT_REENQUEUE_ORPHANED_AFTER_MS,
     bufferSize = 10,
     pollIntervalMs = 100,
     listen = true,
@@ -108,7 +111,7 @@ export function workerSettings(config: StorageConfig, options: WorkerOptions): W
 export function checkStorageConfig(config: StorageConfig): void {
   const {
     keepAliveMs = 30_000,
-    reenqueueOrphanedAfterMs = 300_000,
+    reenqueueOrphanedAfterMs = DEFAULT_REENQUEUE_ORPHANED_AFTER_MS,
     bufferSize = 10,
     pollIntervalMs = 100,
     listen = true,

@@ -1,0 +1,49 @@
+/**
+ * Acknowledgements of claims that no worker of this process keeps: the application locked them by id. They go over its own
+ * database, one by one, and are tried for a while; there is no loop that could go on for longer.
+ */
+import { databaseError } from '../vocabulary/database-error.js'
+import type { Db } from '../vocabulary/db.js'
+import type { QueueDefinition } from '../vocabulary/definition.js'
+import type { AckOutcome } from '../vocabulary/outcome.js'
+import type { StorageConfig } from '../vocabulary/settings.js'
+import { AckGroup, type AckAnswer } from './ack-group.js'
+import { within } from './deadlines.js'
+import type { HeldClaim } from './held-claim.js'
+import { reportOutcome, reportRetryFailure } from './outcome-report.js'
+import { reporter } from './report.js'
+
+const DEADLINE_MS = 30_000
+
+/** Who claims and acknowledges tasks of a queue without a worker: a storage. */
+export interface Consumer<Args = unknown, Result = unknown> {
+  readonly db: Db
+  readonly queue: QueueDefinition<Args, Result>
+  readonly config: Readonly<StorageConfig>
+  /** After which an acknowledgement is given up. */
+  readonly deadlineMs?: number
+}
+
+/** Records the outcome of one claim. */
+export function ackAlone(
+  { db, queue, config, deadlineMs = DEADLINE_MS }: Consumer,
+  { held, worker }: { readonly held: HeldClaim; readonly worker: string },
+) {
+  const report = reporter(queue.name, worker, config.onEvent)
+  return {
+    onRetryFailure: (error: unknown) => reportRetryFailure(report, error),
+    record: async (outcome: AckOutcome, cause: unknown): Promise<AckAnswer> => {
+      held.state = 'acking'
+      let failure: unknown = new Error(`no answer within ${deadlineMs} ms`)
+      const acks = new AckGroup({ run: (statement) => statement(db) }, queue.name, worker, (error) => (failure = error))
+      const answer = await within<AckAnswer>(deadlineMs, acks.submit(held.fence, outcome), () => 'given-up')
+      acks.giveUp()
+      held.state = 'over'
+      reportOutcome(report, held, outcome, answer, cause)
+      if (answer === 'given-up') throw databaseError(`acknowledging task ${held.id}`, failure, NEXT_STEP)
+      return answer
+    },
+  }
+}
+
+const NEXT_STEP = 'If it was not recorded, lockTask claims the task again.'

@@ -1,0 +1,48 @@
+/** From a claimed row to what the application gets, and what becomes of a row from which nothing can be made. */
+import type { Claim } from '../vocabulary/claim.js'
+import { decodeArgs } from '../vocabulary/decode.js'
+import type { QueueDefinition } from '../vocabulary/definition.js'
+import { RowError, type TaskId } from '../vocabulary/errors.js'
+import type { AckOutcome } from '../vocabulary/outcome.js'
+import { errResult } from '../vocabulary/result.js'
+import { taskFields } from '../vocabulary/row.js'
+import type { HeldRow } from './held-claim.js'
+
+/** Rejects with a `DecodeError` or a `RowError`. */
+export function readClaim<Args>(queue: QueueDefinition<Args>, worker: string, row: HeldRow): Promise<Claim<Args>> {
+  return readClaimBy((id, bytes) => decodeArgs(queue, id, bytes), queue.name, worker, row)
+}
+
+export async function readClaimBy<Args>(
+  decode: (id: TaskId, bytes: Uint8Array) => Args | Promise<Args>,
+  queue: string,
+  worker: string,
+  row: HeldRow,
+): Promise<Claim<Args>> {
+  const { status: _, attempts, ...fields } = taskFields(queue, row)
+  return { ...fields, args: await decode(fields.id, row.job), attempt: attempts + 1, worker }
+}
+
+/** A failed attempt, due again after the queue's own wait. */
+export function failedAttempt(
+  queue: QueueDefinition,
+  attempt: number,
+  error: unknown,
+  onRetryFailure: (error: unknown) => void,
+): AckOutcome {
+  const { delayMs, failure } = queue.retryDelay(attempt, error)
+  if (failure !== undefined) onRetryFailure(failure)
+  return { status: 'Failed', result: errResult(error), due: { delayMs } }
+}
+
+/** As `failedAttempt`, but final where the row itself is to blame. */
+export function outcomeOfError(
+  queue: QueueDefinition,
+  attempt: number,
+  error: unknown,
+  onRetryFailure: (error: unknown) => void,
+): AckOutcome {
+  // No task can be made of the row, by this worker or any other, so retries would be in vain.
+  if (error instanceof RowError) return { status: 'Killed', result: errResult(error), unlock: true }
+  return failedAttempt(queue, attempt, error, onRetryFailure)
+}
