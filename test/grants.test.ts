@@ -16,7 +16,7 @@ import {
 } from 'apalis-drizzle'
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest'
 import { ack, acknowledgedEarlier } from '../src/statements/ack.js'
-import { claim, claimByIds } from '../src/statements/claim.js'
+import { claim } from '../src/statements/claim.js'
 import { idsWithTakenKey, storedIds } from '../src/statements/find-tasks.js'
 import { heartbeat } from '../src/statements/heartbeat.js'
 import { markRunning } from '../src/statements/mark-running.js'
@@ -237,8 +237,7 @@ describe('a worker', () => {
     // Again, over its own row.
     expect(await register(db, { ...mine, storageName: 's', layers: '' })).toEqual([])
     expect(await nextDueMs(db, 'emails')).toBeLessThan(0)
-    const [first] = await claim(db, { ...mine, running: 0, limit: 1 })
-    const [second] = await claimByIds(db, { ...mine, running: 1 }, [taskId(2)])
+    const [first, second] = await claim(db, { ...mine, running: 0, limit: 2 })
     expect(await markRunning(db, 'emails', 'mailer#1', [first!])).toEqual(new Set([taskId(1)]))
     expect(await heartbeat(db, 'emails', 'mailer#1', 't')).toMatchObject({ registered: true, owned: [{}, {}] })
     const done = [{ fence: first!, outcome: { status: 'Done', result: '{"Ok":null}' } as const }]
@@ -247,6 +246,21 @@ describe('a worker', () => {
     await ack(db, 'emails', 'mailer#1', [{ fence: second!, outcome: { status: 'Pending' } }])
     expect(await release(db, mine)).toBe(true)
     expect(await sweep(db, 'emails', 1_000)).toEqual([])
+  })
+
+  it.each(['worker', 'admin'] as const)('locks tasks by id and acknowledges them, as %s', async (role) => {
+    const { db } = sessions[role]
+    const storage = new PostgresStorage(db, emails)
+    await storeTask(database.sql, { id: taskId(1), queue: 'emails' })
+    await storeTask(database.sql, { id: taskId(2), queue: 'emails' })
+    for (let times = 1; times <= 2; times++) await admin(db).registerWorker('emails', 'consumer')
+    const claims = [
+      await storage.lockTask(taskId(1), 'consumer'),
+      ...(await storage.claimByIds([taskId(2)], 'consumer')),
+    ]
+    for (const claim of claims) await storage.ack(claim, { status: 'Done', result: undefined })
+    expect(await storage.listTasks({ status: 'Done' })).toHaveLength(2)
+    expect(await caught(admin(db).lockTask(taskId(1), 'stranger'))).toMatchObject({ code: 'WORKER_NOT_REGISTERED' })
   })
 
   it('that is a producer too enqueues from its handlers', async () => {

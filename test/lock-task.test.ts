@@ -113,6 +113,17 @@ describe('lockTask: which tasks', () => {
     expect(await storage().lockTask(id, worker)).toMatchObject({ id })
   })
 
+  it('takes nothing from a paused queue but what the name holds', async () => {
+    const claim = await locked()
+    await storeTask(database.sql, { id: taskId(2), queue, job: '8' })
+    await admin(database.db).pause(queue)
+    expect(await caught(storage().lockTask(taskId(2), worker))).toBeInstanceOf(TaskNotFoundError)
+    expect(await storage().claimByIds([taskId(2)], worker)).toEqual([])
+    expect(await storage().lockTask(id, worker)).toEqual(claim)
+    await admin(database.db).resume(queue)
+    expect(await storage().lockTask(taskId(2), worker)).toMatchObject({ args: 8 })
+  })
+
   it('charges a task that cannot be read, and says why', async () => {
     await stored({ job: 'no json' })
     const events = recordEvents()

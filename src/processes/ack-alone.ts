@@ -9,6 +9,7 @@ import type { AckOutcome } from '../vocabulary/outcome.js'
 import type { StorageConfig } from '../vocabulary/settings.js'
 import { AckGroup, type AckAnswer } from './ack-group.js'
 import { within } from './deadlines.js'
+import { endedHere } from './ended-here.js'
 import type { HeldClaim } from './held-claim.js'
 import { reportOutcome, reportRetryFailure } from './outcome-report.js'
 import { reporter } from './report.js'
@@ -40,6 +41,7 @@ export function ackAlone(
       acks.giveUp()
       held.state = 'over'
       reportOutcome(report, held, outcome, answer, cause)
+      if (typeof answer === 'object') endedHere(db, held.id)
       if (answer === 'given-up') throw databaseError(`acknowledging task ${held.id}`, failure, NEXT_STEP)
       return answer
     },

@@ -1,5 +1,5 @@
 /**
- * Tells those who wait for tasks of what workers of this process have ended. The database announces no finished task,
+ * Tells those who wait for tasks of what this process has ended. The database announces no finished task,
  * because an announcement for each would slow all of them down; the others ask it from time to time.
  */
 import { primary, type Db, type PgDb } from '../vocabulary/db.js'
@@ -9,7 +9,7 @@ type Tell = (id: TaskId) => void
 
 const waiting = new WeakMap<object, Set<Tell>>()
 
-/** @param tell - Called with each task that a worker of this process ends in the database. The returned function takes it back. */
+/** @param tell - Called with each task that this process ends in the database. The returned function takes it back. */
 export function onEndedHere(db: Db, tell: Tell): () => void {
   const tells = waiting.get(db) ?? new Set()
   waiting.set(db, tells)
