@@ -20,6 +20,7 @@ import { recordEvents } from 'apalis-drizzle/testing'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { beforeEach, describe, expect, it, onTestFinished } from 'vitest'
+import { onEndedHere } from '../src/processes/ended-here.js'
 import { acknowledge } from '../src/processes/handed-out.js'
 import { sweep } from '../src/statements/sweep.js'
 import type { Db } from '../src/vocabulary/db.js'
@@ -228,6 +229,20 @@ describe('lockTask: its claim', () => {
     await storage({ onEvent: events.onEvent }).ack(claim, outcome)
     expect(await row()).toMatchObject({ ...expected, lock_by: worker })
     expect(events.all).toMatchObject([{ type: `task.${outcome.status.toLowerCase()}`, id, attempt: 1, worker, queue }])
+  })
+
+  it('tells those who wait in the same process, once it is recorded', async () => {
+    const claim = await locked()
+    const told: string[] = []
+    onTestFinished(onEndedHere(database.db as unknown as Db, (ended) => told.push(ended)))
+    const held = await hold(database.sql, `select from apalis.jobs where id = '${id}' for update`)
+    const acknowledged = storage().ack(claim, DONE)
+    await waitingFor(database.sql, held)
+    expect(told).toEqual([])
+    await held.release()
+    await acknowledged
+    expect(told).toEqual([id])
+    expect(await storage().waitForSingle(id)).toEqual({ id, status: 'Done', result: 'sent' })
   })
 
   it('waits for its retry as the queue says, and reports a retry function that fails', async () => {
