@@ -20,11 +20,13 @@ import { drizzle } from 'drizzle-orm/postgres-js'
 import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { ack, acknowledgedEarlier } from '../src/statements/ack.js'
 import { blockingSessions } from '../src/statements/blocking-sessions.js'
-import { claim, claimByIds } from '../src/statements/claim.js'
+import { claim } from '../src/statements/claim.js'
 import { idsWithTakenKey, storedIds } from '../src/statements/find-tasks.js'
 import { heartbeat } from '../src/statements/heartbeat.js'
+import { lockTasks } from '../src/statements/lock-tasks.js'
 import { markRunning } from '../src/statements/mark-running.js'
 import { nextDueMs } from '../src/statements/next-due.js'
+import { ownerStanding } from '../src/statements/owner-standing.js'
 import { endedQueues, pruneTasks, pruneWorkers } from '../src/statements/prune.js'
 import { readSnapshot } from '../src/statements/queue-stats-snapshot.js'
 import { namesInUse, register, release } from '../src/statements/register.js'
@@ -89,8 +91,7 @@ async function runWork(db: Db): Promise<void> {
   expect(await namesInUse(db, queue, 'silent', 1_000)).toEqual([{ name: 'silent#1', stale: true }])
   expect(await register(db, { ...mine, storageName: 's', layers: '' })).toEqual([])
   expect(await nextDueMs(db, queue)).toBeLessThan(0)
-  const [first] = await claim(db, { ...mine, running: 0, limit: 1 })
-  const [second] = await claimByIds(db, { ...mine, running: 1 }, [taskId(2)])
+  const [first, second] = await claim(db, { ...mine, running: 0, limit: 2 })
   expect([first?.id, second?.id]).toEqual([taskId(1), taskId(2)])
   expect(await markRunning(db, queue, 'mailer#1', [first!])).toEqual(new Set([taskId(1)]))
   expect(await heartbeat(db, queue, 'mailer#1', 't')).toMatchObject({ registered: true, owned: [{}, {}] })
@@ -102,7 +103,11 @@ async function runWork(db: Db): Promise<void> {
     new Map([[taskId(2), 'Failed']]),
   )
   expect(await sweep(db, queue, 1_000)).toMatchObject([{ id: taskId(9), status: 'Pending', attempts: 1 }])
+  const lock = { queue, worker: 'mailer#1', thresholdMs: 10_000, ids: [taskId(2)], again: true }
+  expect(await lockTasks(db, lock)).toEqual([])
+  expect(await ownerStanding(db, { ...lock, taskId: taskId(2) })).toEqual({ queue, standing: 'worker' })
   expect(await release(db, mine)).toBe(true)
+  expect(await lockTasks(db, lock)).toMatchObject([{ id: taskId(2), status: 'Running', queue }])
 }
 
 async function runReads(db: PgDb): Promise<void> {

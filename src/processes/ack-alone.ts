@@ -36,7 +36,10 @@ export function ackAlone(
     record: async (outcome: AckOutcome, cause: unknown): Promise<AckAnswer> => {
       held.state = 'acking'
       let failure: unknown = new Error(`no answer within ${deadlineMs} ms`)
-      const acks = new AckGroup({ run: (statement) => statement(db) }, queue.name, worker, (error) => (failure = error))
+      const acks = new AckGroup({ run: (statement) => statement(db) }, queue.name, worker, {
+        onFailure: (error) => (failure = error),
+        onRecovery: () => undefined,
+      })
       const answer = await within<AckAnswer>(deadlineMs, acks.submit(held.fence, outcome), () => 'given-up')
       acks.giveUp()
       held.state = 'over'
