@@ -41,17 +41,18 @@ interface Cluster {
 const run = promisify(execFile)
 // The keeper waits for the words "ready to accept connections", so the server must not translate them.
 const env = { ...process.env, LC_ALL: 'C', LC_MESSAGES: 'C' }
+const [folder, chosenSettings = '{}'] = process.argv.slice(2) as [string, string?]
 // Nothing has to survive a crash, and tests open many connections.
-const settings = {
+const settings: Record<string, string> = {
   listen_addresses: '127.0.0.1',
   unix_socket_directories: '',
   max_connections: '300',
   fsync: 'off',
   full_page_writes: 'off',
   synchronous_commit: 'off',
+  ...(JSON.parse(chosenSettings) as Record<string, string>),
 }
 
-const [folder] = process.argv.slice(2) as [string]
 /** initdb, then the server. */
 let child: ChildProcess | undefined
 let stopping: Promise<void> | undefined

@@ -25,9 +25,10 @@ const CONNECT_TIMEOUT_SECONDS = 5
 const REMOVAL_TIMEOUT_MS = 20_000
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 
-export async function startPostgres(): Promise<PostgresServer> {
+/** @param settings - Of a temporary server, over those that suit the tests: nothing of theirs has to survive a crash. */
+export async function startPostgres(settings: Readonly<Record<string, string>> = {}): Promise<PostgresServer> {
   const url = process.env['DATABASE_URL']
-  return url ? await useServer(url) : await startTemporaryServer()
+  return url ? await useServer(url) : await startTemporaryServer(settings)
 }
 
 async function useServer(url: string): Promise<PostgresServer> {
@@ -57,11 +58,12 @@ function errorCode(error: unknown): string {
   return typeof code === 'string' ? code : 'no error code'
 }
 
-async function startTemporaryServer(): Promise<PostgresServer> {
+async function startTemporaryServer(settings: Readonly<Record<string, string>>): Promise<PostgresServer> {
   // Before there is anything to remove: a signal without a listener ends the process at once.
   for (const signal of SIGNALS) process.on(signal, exitUnlessHandled)
   const folder = mkdtempSync(path.join(tmpdir(), 'apalis-drizzle-'))
-  const keeper = spawn(process.execPath, ['--import', 'tsx', 'scripts/postgres-keeper.ts', folder], {
+  const program = ['--import', 'tsx', 'scripts/postgres-keeper.ts', folder, JSON.stringify(settings)]
+  const keeper = spawn(process.execPath, program, {
     cwd: fileURLToPath(new URL('..', import.meta.url)),
     detached: true,
     stdio: ['pipe', 'pipe', 'inherit'],
