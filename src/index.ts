@@ -40,6 +40,7 @@ export {
   AbortTaskError,
   AlreadyRegisteredError,
   ApalisError,
+  BatchFailedError,
   DatabaseError,
   DecodeError,
   DeferTaskError,

@@ -25,6 +25,7 @@ import { poll } from './processes/poll.js'
 import { pushAll } from './processes/push-all.js'
 import { pushGroup, type PushGroup } from './processes/push-group.js'
 import { pushTaskWithTx } from './processes/push-with-tx.js'
+import { sink } from './processes/sink.js'
 import type { Worker } from './processes/run-workers.js'
 import { checkStatus, waitFor, waitForSingle } from './processes/wait-for.js'
 import { QueueWorker } from './processes/worker.js'
@@ -103,18 +104,35 @@ export class PostgresStorage<Args, Result = void, Input = Args> {
 
   /**
    * Stores a long or endless series of tasks in batches of up to 1,000 tasks or 2 MiB, reading no further ahead than one
-   * batch. Each batch is stored as a whole or not at all; those before a failing one stay stored.
+   * batch. Each batch is stored as a whole or not at all; those before a failing one stay stored. When the series itself
+   * throws, what it gave before is stored first.
    *
-   * @param options.signal - Ends it with the signal's reason at the next task or batch, of which nothing is stored. A
-   * series that waits for its next task has to watch the signal itself.
+   * @param options.signal - Ends it with the signal's reason at the next task, after those read so far are stored. A series
+   * that waits for its next task has to watch the signal itself.
    * @returns How many tasks were stored.
-   * @throws as `push`, with the first batch that fails.
+   * @throws {BatchFailedError} `BATCH_FAILED` with the first batch that fails: its `tasks`, and as `cause` what `pushTasks`
+   * would have thrown.
    */
   pushAll(
     tasks: AsyncIterable<Task<Input>> | Iterable<Task<Input>>,
     options: { signal?: AbortSignal | undefined } = {},
   ): Promise<number> {
     return pushAll(this.#pushes, tasks, (task) => this.#own(task), options.signal)
+  }
+
+  /**
+   * A Web stream that stores the tasks written to it, in order and in batches: `lines.pipeTo(storage.sink())`. Each call
+   * makes one of its own.
+   *
+   * - Its high-water mark is `bufferSize` (0 acts as 1), and a batch has at most as many tasks, or 2 MiB. It holds at most
+   *   three times as many: in the stream, in the next batch, and in the one being stored. For bulk loads set 1,000.
+   * - A write is done when its task is taken, which is stored at once or with the next batch; `close` is done when all are
+   *   stored. `abort` too stores what was taken, and drops what still waits in the stream, whose writes reject.
+   * - The first batch that fails ends the stream with a {@link BatchFailedError}, which holds its tasks and those taken after
+   *   them; `stored` says how many of the series are stored. Writes that still waited reject with it too.
+   */
+  sink(): WritableStream<Task<Input>> {
+    return sink(this.#pushes, (task) => this.#own(task), Math.max(this.config.bufferSize ?? 10, 1))
   }
 
   /**

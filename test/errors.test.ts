@@ -6,6 +6,7 @@ import {
   AlreadyRegisteredError,
   type AnyApalisError,
   ApalisError,
+  BatchFailedError,
   DatabaseError,
   DecodeError,
   DeferTaskError,
@@ -27,7 +28,9 @@ import {
   TaskNotFoundError,
   WorkerNotRegisteredError,
 } from '../src/vocabulary/errors.js'
+import { defineQueue } from '../src/vocabulary/queue.js'
 
+const emails = defineQueue<string>('emails')
 const ID = '01JD8ZW5T3Q4M6A7B8C9D0EFGH' as TaskId
 const cause = new Error('connection reset')
 const issues = [{ path: ['to'], message: 'secret' }]
@@ -40,6 +43,11 @@ const ERRORS: [AnyApalisError, AnyApalisError['code'], string[]][] = [
     new OutcomeUnknownError('pushing', [ID], cause),
     'OUTCOME_UNKNOWN',
     [ID, 'may or may not be stored', 'Look the id up'],
+  ],
+  [
+    new BatchFailedError([emails.task('secret'), emails.task('secret')], [ID, ID], 7, new PoolError('pushing', 5000)),
+    'BATCH_FAILED',
+    ['after 7 that were stored', 'with 2 tasks', 'raise the size of the pool', 'The field tasks has them'],
   ],
   [new SchemaError('Not an apalis schema.', ['a', 'b']), 'SCHEMA', ['Not an apalis schema.\n- a\n- b']],
   [new MigrationError('0001', '42501', cause), 'MIGRATION', ['0001', '42501', 'connection reset', 'continues']],

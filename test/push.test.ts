@@ -8,6 +8,7 @@ import { inspect } from 'node:util'
 import { beforeEach, describe, expect, it } from 'vitest'
 import {
   defineQueue,
+  BatchFailedError,
   IdempotencyConflictError,
   InvalidArgumentError,
   PostgresStorage,
@@ -174,13 +175,10 @@ describe('limits', () => {
   ])('refuses %s, alone and with others', async (_, options, argument) => {
     const storage = storageOf()
     const task = emails.task({ to: 'a' }, options)
-    for (const push of [
-      () => storage.pushTask(task),
-      () => storage.pushTasks([emails.task({ to: 'b' }), task]),
-      () => storage.pushAll([task]),
-    ]) {
-      expect(await caught(push())).toMatchObject({ code: 'INVALID_ARGUMENT', argument })
-    }
+    const refused = { code: 'INVALID_ARGUMENT', argument }
+    expect(await caught(storage.pushTask(task))).toMatchObject(refused)
+    expect(await caught(storage.pushTasks([emails.task({ to: 'b' }), task]))).toMatchObject(refused)
+    expect(await caught(storage.pushAll([task]))).toMatchObject({ code: 'BATCH_FAILED', cause: refused })
     expect(await allTasks()).toBe(0)
   })
 
@@ -285,34 +283,60 @@ describe('pushAll', () => {
     expect(statements.map((text) => text.slice(0, 6))).toEqual(['insert', 'insert'])
   })
 
-  it('keeps what was stored before a batch that fails', async () => {
-    const storage = storageOf()
+  it('keeps what was stored before a batch that fails, and reports the batch with its tasks', async () => {
+    const twice = emails.task({ to: 'secret' }, { idempotencyKey: 'twice' })
     const failing = function* () {
       yield* series(1_000)
-      yield emails.task({ to: 'a' }, { idempotencyKey: 'twice' })
-      yield emails.task({ to: 'a' }, { idempotencyKey: 'twice' })
+      yield* [twice, twice]
     }
-    expect(await caught(storage.pushAll(failing()))).toBeInstanceOf(IdempotencyConflictError)
+    const error = await caught(storageOf().pushAll(failing()))
+    expect(error).toBeInstanceOf(BatchFailedError)
+    expect(error).toMatchObject({ stored: 1_000, cause: { code: 'IDEMPOTENCY_CONFLICT' } })
+    const { tasks, taskIds } = error as BatchFailedError
+    expect(tasks).toEqual([twice, twice])
+    expect(new Set(taskIds).size).toBe(2)
+    expect(inspect(error, { depth: 10 })).not.toContain('secret')
     expect(await allTasks()).toBe(1_000)
   })
 
-  it('ends when its signal aborts, and closes the series', async () => {
+  it('stores what comes before a task that cannot be stored, and reports that task', async () => {
+    const bad = emails.task({ to: 'bad' }, { priority: -1 })
+    const error = await caught(storageOf().pushAll([...series(3), bad, ...series(3)]))
+    expect(error).toMatchObject({ code: 'BATCH_FAILED', stored: 3, taskIds: [], cause: { argument: 'priority' } })
+    expect((error as BatchFailedError).tasks).toEqual([bad])
+    expect(await allTasks()).toBe(3)
+  })
+
+  it('stores what a series gave before it failed', async () => {
+    const broken = new Error('no such line')
+    const failing = function* () {
+      yield* series(1_500)
+      throw broken
+    }
+    expect(await caught(storageOf().pushAll(failing()))).toBe(broken)
+    expect(await allTasks()).toBe(1_500)
+  })
+
+  it('ends when its signal aborts, stores what it has read, and closes the series', async () => {
     const controller = new AbortController()
+    let read = 0
     let closed = false
     const endless = async function* () {
       try {
-        for (let n = 0; ; n++) {
-          if (n === 1_100) controller.abort(new Error('enough'))
-          yield emails.task({ to: String(n) })
+        for (; ; read++) {
+          if (read === 1_100) controller.abort(new Error('enough'))
+          yield emails.task({ to: String(read) })
         }
       } finally {
         closed = true
       }
     }
-    const error = await caught(storageOf().pushAll(endless(), { signal: controller.signal }))
-    expect(error).toBe(controller.signal.reason)
+    const { signal } = controller
+    expect(await caught(storageOf().pushAll(endless(), { signal }))).toBe(signal.reason)
     expect(closed).toBe(true)
-    expect(await allTasks()).toBe(1_000)
+    expect(await allTasks()).toBe(1_101)
+    expect(await caught(storageOf().pushAll(series(1), { signal }))).toBe(signal.reason)
+    expect(await allTasks()).toBe(1_101)
   })
 })
 

@@ -26,6 +26,7 @@ const MAX_FAILURES = 3
 const ANSWER_MS = 30_000
 
 const OPERATION = 'waiting for tasks'
+const NOT_STORED = 'It was deleted, or the transaction that pushes it has not committed: wait after the commit.'
 const DONE = { done: true, value: undefined } as const
 
 type Ended<Result> = IteratorResult<TaskResult<Result>, undefined>
@@ -205,7 +206,7 @@ class Wait<Result> implements AsyncIterator<TaskResult<Result>, undefined> {
     this.#absent = absent
     for (const id of absentTwice) {
       this.#pending.delete(id)
-      yield { error: new TaskNotFoundError('waitFor', id, undefined) }
+      yield { error: new TaskNotFoundError('waitFor', id, undefined, NOT_STORED) }
     }
   }
 

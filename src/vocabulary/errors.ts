@@ -2,6 +2,7 @@
  * Every error of the library: one class per `code`, the ids as fields, the cause, and the next step in the message.
  * Messages carry ids and queue names, never payloads, tokens or connection strings.
  */
+import type { Task } from './task.js'
 
 /** Shared by all copies of the library in one process, so that `isApalisError` works across them. */
 const BRAND = Symbol.for('apalis-drizzle.error')
@@ -79,6 +80,35 @@ export class OutcomeUnknownError extends ApalisError {
     this.operation = operation
     this.taskId = first
     this.taskIds = taskIds
+  }
+}
+
+/**
+ * `BATCH_FAILED`: a series of tasks, of `pushAll` or a sink, ended at a batch that could not be stored, or at a task that
+ * could not be one. `cause` says why. What was stored before stays.
+ */
+export class BatchFailedError extends ApalisError {
+  readonly code = 'BATCH_FAILED'
+  /** How many were stored: the first so many of the series. What the series holds behind `tasks` was not stored either. */
+  readonly stored: number
+  /** The ids that `tasks` got, in the same order; one that could not be a task stands last and has none. */
+  readonly taskIds: readonly TaskId[]
+  readonly #tasks: readonly Task[]
+
+  constructor(tasks: readonly Task[], taskIds: readonly TaskId[], stored: number, cause: unknown) {
+    const failed = tasks.length === 1 ? '1 task' : `${tasks.length} tasks`
+    super(
+      `The series of tasks failed after ${stored} that were stored, with ${failed}: ${cause instanceof Error ? cause.message : 'unknown'} The field tasks has them, to push them again or put them elsewhere.`,
+      { cause },
+    )
+    this.stored = stored
+    this.taskIds = taskIds
+    this.#tasks = tasks
+  }
+
+  /** All that were taken and are not stored, or of which that is unknown. A getter on the prototype, so that printing the error does not print them. */
+  get tasks(): readonly Task[] {
+    return this.#tasks
   }
 }
 
@@ -205,15 +235,18 @@ export class TaskNotFoundError extends ApalisError {
   readonly taskId: string
   readonly queue: string | undefined
 
-  constructor(operation: string, taskId: string, queue: string | undefined) {
-    super(
-      `No task for ${operation}: id ${taskId}, queue ${queue === undefined ? '(any)' : JSON.stringify(queue)}. It may be delayed, locked by another worker, finished, deleted or in another queue, or its queue is paused: look it up with fetchById.`,
-    )
+  /** @param reason - What else may be the case with it, and what to do. */
+  constructor(operation: string, taskId: string, queue: string | undefined, reason = NOT_CLAIMABLE) {
+    const where = queue === undefined ? '(any)' : JSON.stringify(queue)
+    super(`No task for ${operation}: id ${taskId}, queue ${where}. ${reason}`)
     this.operation = operation
     this.taskId = taskId
     this.queue = queue
   }
 }
+
+const NOT_CLAIMABLE =
+  'It may be delayed, locked by another worker, finished, deleted or in another queue, or its queue is paused: look it up with fetchById.'
 
 /** `STALE_ACKNOWLEDGEMENT`: the claim is no longer the task's. Nothing was changed. */
 export class StaleAcknowledgementError extends ApalisError {
@@ -361,6 +394,7 @@ export type AnyApalisError =
   | DatabaseError
   | PoolError
   | OutcomeUnknownError
+  | BatchFailedError
   | SchemaError
   | MigrationError
   | InvalidArgumentError
