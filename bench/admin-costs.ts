@@ -1,5 +1,5 @@
 /**
- * The table of docs/admin-costs.md: what each read, and a batch of pruning, costs on a database of 1.2 million tasks.
+ * The table of docs/admin-costs.md: what each call costs on a database of 1.2 million tasks.
  *
  *     npx tsx bench/admin-costs.ts
  *
@@ -9,6 +9,8 @@ import { randomBytes } from 'node:crypto'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres, { type Sql } from 'postgres'
 import { startPostgres } from '../scripts/postgres-server.js'
+import { pauseQueue, resumeQueue } from '../src/processes/pause.js'
+import { prune } from '../src/processes/prune.js'
 import { setup } from '../src/processes/setup.js'
 import * as reads from '../src/reads.js'
 import { STATUSES } from '../src/schema.js'
@@ -21,6 +23,7 @@ import { cost } from './explain.js'
 import { FULL_SIZE, seed } from './seed.js'
 
 const RUNS = 9
+const DAY_MS = 86_400_000
 
 type Call = (db: Db) => Promise<unknown>
 
@@ -51,15 +54,17 @@ async function measure(client: Sql, sql: Sql): Promise<void> {
         pg_size_pretty(pg_total_relation_size('apalis.jobs')) as size from apalis.jobs`
     console.log(`PostgreSQL ${facts!.version}, ${facts!.tasks.toLocaleString('en')} tasks, ${facts!.size}\n`)
     console.log('| call | ms | pages |\n| --- | ---: | ---: |')
-    for (const [call, run] of await calls(db as unknown as Db)) {
+    const show = async (call: string, run: Call) => {
       const { buffers } = await cost(client, sql, (logged) => run(logged as unknown as Db))
       row(call, await median(() => run(db as unknown as Db)), buffers)
     }
+    for (const [call, run] of await calls(db as unknown as Db)) await show(call, run)
     const refresh = await median(() => reads.refreshQueueStatsSnapshot(db as unknown as Db))
     row('`refreshQueueStatsSnapshot()`', refresh, undefined)
+    await show('`prune({ olderThanMs })` that finds nothing', (on) => prune(on, { olderThanMs: 60 * DAY_MS }))
     // Last, because it deletes.
-    const batch = { queue: 'emails', status: 'Done', olderThanMs: 7 * 86_400_000, limit: 1_000 } as const
-    row('`prune`, a batch of 1,000', await median(() => pruneTasks(db as unknown as Db, batch)), undefined)
+    const batch = { queue: 'emails', status: 'Done', olderThanMs: 7 * DAY_MS, limit: 1_000 } as const
+    await show('… a batch of 1,000', (on) => pruneTasks(on, batch))
   } finally {
     await Promise.all([client.end(), sql.end()])
   }
@@ -105,6 +110,7 @@ async function calls(db: Db): Promise<[string, Call][]> {
     ['`listQueues()`', reads.listQueues],
     ['`metrics()` of a queue', (on) => reads.metrics(on, 'emails')],
     ['`metrics()` of all', (on) => reads.metrics(on)],
+    ['`pause(queue)` and `resume(queue)`', (on) => pauseQueue(on, 'emails').then(() => resumeQueue(on, 'emails'))],
   ]
 }
 

@@ -1,9 +1,11 @@
 import { pauseQueue, resumeQueue } from './processes/pause.js'
+import { prune } from './processes/prune.js'
 import { registerByAdmin } from './statements/register-by-admin.js'
 import type { Claim } from './vocabulary/claim.js'
 import { databaseError } from './vocabulary/database-error.js'
 import { databaseOrTransaction, type PgDb, type PgTx } from './vocabulary/db.js'
 import { checkQueueName, checkWorkerName } from './vocabulary/limits.js'
+import type { Pruned, PruneOptions } from './vocabulary/prune-options.js'
 import type { QueueDepth, QueueInfo } from './vocabulary/queue-info.js'
 import type { Statistic } from './vocabulary/statistics.js'
 import type { StoredTask } from './vocabulary/stored-task.js'
@@ -38,6 +40,19 @@ export interface Admin {
   pause(queue: string): Promise<void>
   /** Ends a pause, and wakes the workers of the queue. Without one it changes nothing. Throws as `pause`. */
   resume(queue: string): Promise<void>
+  /**
+   * Deletes the tasks of all queues that ended long ago, in batches of 1,000, and waits for nobody: what other transactions
+   * lock is left for the next call. With a task its idempotency key becomes free. In a transaction all of it is undone by a
+   * rollback, and locked until the end.
+   *
+   * Also deletes workers that have been silent for that long, and for a day at least, and that no task names, but only in
+   * databases with the index `jobs_job_type_lock_by_idx` of Rust 0.6. Their names are used again, so their number stays
+   * small without it.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a negative age and for statuses of tasks that have not ended.
+   * @throws whatever `signal` was aborted with.
+   */
+  prune(options: PruneOptions): Promise<Pruned>
   /** Brings the view `apalis.queue_stats_snapshot` up to date; readers are not held up. Not inside a transaction that others wait for. */
   refreshQueueStatsSnapshot(): Promise<void>
   /**
@@ -73,6 +88,7 @@ export function admin(dbOrTx: PgDb | PgTx): Admin {
     queueDepths: () => reads.queueDepths(db),
     pause: (queue) => pauseQueue(db, queue),
     resume: (queue) => resumeQueue(db, queue),
+    prune: (options) => prune(db, options),
     refreshQueueStatsSnapshot: () => reads.refreshQueueStatsSnapshot(db),
     lockTask: (id, worker) => lockAnyTask(db, id, worker),
     registerWorker: async (queue, name) => {

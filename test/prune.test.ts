@@ -12,9 +12,10 @@ const database = useDatabase()
 const queue = 'emails'
 const HOUR = 3_600_000
 
+const DONE = { queue, status: 'Done', olderThanMs: HOUR } as const
+
 const db = () => database.db as unknown as Db
-const prune = (request: Partial<PruneRequest> = {}) =>
-  pruneTasks(db(), { queue, status: 'Done', olderThanMs: HOUR, limit: 100, ...request })
+const prune = (request: Partial<PruneRequest> = {}) => pruneTasks(db(), { ...DONE, limit: 100, ...request })
 
 beforeEach(() => clearTasks(database.sql))
 
@@ -98,6 +99,26 @@ describe('pruneTasks', () => {
     }
     expect(await stored()).toEqual([0])
     expect(await prune()).toMatchObject({ tasks: 1 })
+  })
+
+  it('deletes alone where told to: while another batch of the queue is under way, nothing', async () => {
+    await storeAll({ status: 'Done', doneAt: '-3 hours' }, { status: 'Done', doneAt: '-2 hours' })
+    await database.db.transaction(async (tx) => {
+      expect(await pruneTasks(tx as unknown as Db, { ...DONE, limit: 1, alone: true })).toMatchObject({ tasks: 1 })
+      expect(await prune({ alone: true })).toMatchObject({ tasks: 0 })
+    })
+    expect(await prune({ alone: true })).toMatchObject({ tasks: 1 })
+    expect(await stored()).toEqual([])
+  })
+
+  it('passes over what has been old for long, where told to', async () => {
+    await storeAll(
+      { status: 'Done', doneAt: '-121 minutes' },
+      { status: 'Done', doneAt: '-119 minutes' },
+      { status: 'Done', doneAt: '-59 minutes' },
+    )
+    expect(await prune({ newlyOldMs: HOUR })).toMatchObject({ tasks: 1 })
+    expect(await stored()).toEqual([0, 2])
   })
 
   it('frees the idempotency key', async () => {

@@ -23,7 +23,7 @@ describe('README', () => {
   })
 
   it('names every type of event', () => {
-    const types = read('src/vocabulary/events.ts').match(/'(worker|listener|heartbeat|orphan|task)\.\w+'/g) ?? []
+    const types = read('src/vocabulary/events.ts').match(/'(worker|listener|heartbeat|orphan|tasks?)\.\w+'/g) ?? []
     expect(types.length).toBeGreaterThan(10)
     expect(types.filter((type) => !readme.includes(`\`${type.slice(1, -1)}\``))).toEqual([])
   })

@@ -51,6 +51,10 @@ describe('workerSettings', () => {
     [{ pollIntervalMs: 0 }, 'pollIntervalMs'],
     [{ pollIntervalMs: Number.NaN }, 'pollIntervalMs'],
     [{ listen: 'yes' as unknown as boolean }, 'listen'],
+    [{ retention: 7 as unknown as object }, 'retention'],
+    [{ retention: { doneMs: -1 } }, 'retention.doneMs'],
+    [{ retention: { failedMs: 59_999 } }, 'retention.failedMs'],
+    [{ retention: { killedMs: '7 days' as unknown as number } }, 'retention.killedMs'],
     [{ concurrency: 0 }, 'concurrency'],
     [{ concurrency: '4' as unknown as number }, 'concurrency'],
     [{ stopTimeoutMs: -1 }, 'stopTimeoutMs'],
@@ -65,6 +69,7 @@ describe('workerSettings', () => {
   it('refuses a wrong config where the storage is made', () => {
     expect(argumentRefusedBy(() => checkStorageConfig({ keepAliveMs: 300_000 }))).toBe('keepAliveMs')
     expect(() => checkStorageConfig({ keepAliveMs: 299_999, pollIntervalMs: () => 5 })).not.toThrow()
+    expect(() => checkStorageConfig({ retention: { doneMs: 60_000, killedMs: undefined } })).not.toThrow()
   })
 })
 

@@ -15,6 +15,7 @@ import { database, type PgDb } from '../vocabulary/db.js'
 import { InvalidArgumentError } from '../vocabulary/errors.js'
 import type { WorkerEvent } from '../vocabulary/events.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
+import { retentionAges } from '../vocabulary/retention.js'
 import { workerSettings, type StorageConfig, type WorkerOptions, type WorkerSettings } from '../vocabulary/settings.js'
 import { openControlClient, type ControlClient } from './control-client.js'
 import { DEADLINES, within, type Deadlines } from './deadlines.js'
@@ -25,6 +26,7 @@ import { Outages } from './outages.js'
 import { reportOrphans, reportRetryFailure } from './outcome-report.js'
 import { newLeaseToken, registerWorker, releaseWorker, type Registration } from './registration.js'
 import { inWords, reporter, type Report } from './report.js'
+import { RetentionLoop } from './retention-loop.js'
 import { runnable, runWorkers, type Runnable, type RunOptions } from './run-workers.js'
 import type { TaskRunner } from './run-task.js'
 import { Session } from './session.js'
@@ -59,6 +61,7 @@ export class QueueWorker<Args, Result> implements Runnable {
   #session: Session<Args, Result> | undefined
   /** Sessions whose registration was lost, and whose last handlers and acknowledgements are not through yet. */
   readonly #lostSessions = new Set<Session<Args, Result>>()
+  #retention: RetentionLoop | undefined
   #listening = false
   #unsubscribe: () => Promise<void> = () => Promise.resolve()
   #starting: Promise<void> | undefined
@@ -166,6 +169,7 @@ export class QueueWorker<Args, Result> implements Runnable {
     if (this.#state !== 'starting') return
     this.#state = 'running'
     this.#subscribe()
+    this.#retention = this.#retain(control)
     this.#supervising = this.#supervise(control)
   }
 
@@ -221,6 +225,19 @@ export class QueueWorker<Args, Result> implements Runnable {
         this.#report('warn', inWords(cause), { type: 'listener.down', cause })
         // Polls come more often now, from this moment on.
         this.#session?.hint()
+      },
+    })
+  }
+
+  #retain(control: ControlClient): RetentionLoop | undefined {
+    const { retention } = this.#settings
+    if (retentionAges(retention).length === 0) return undefined
+    return new RetentionLoop(control, this.queue, retention, {
+      onPruned: (status, count) =>
+        this.#report('info', `deleted ${count} old ${status} tasks`, { type: 'tasks.pruned', status, count }),
+      onFailure: (cause) => {
+        const operation = 'pruning tasks'
+        this.#report('error', `${inWords(cause)} Trying again.`, { type: 'worker.error', operation, cause })
       },
     })
   }
@@ -293,6 +310,7 @@ export class QueueWorker<Args, Result> implements Runnable {
     await Promise.all([
       within<unknown>(lastCallMs, registered, () => undefined),
       within(lastCallMs, this.#unsubscribe(), () => undefined),
+      within<unknown>(lastCallMs, Promise.resolve(this.#retention?.stop()), () => undefined),
       ...sessions.map((session) => ready(session).then(() => session.drain(timeoutMs))),
     ])
     const control = this.#control

@@ -5,8 +5,10 @@ import { instant, microseconds } from '../vocabulary/cursor.js'
 import { prepared, type Db } from '../vocabulary/db.js'
 import { ENDED } from '../vocabulary/index-conditions.js'
 import { queuesIn } from '../vocabulary/loose-scan.js'
+import type { PrunableStatus } from '../vocabulary/prune-options.js'
 
-export type PrunableStatus = 'Done' | 'Failed' | 'Killed'
+/** At most so many workers a call. */
+export const WORKER_BATCH = 10
 
 export interface PruneRequest {
   readonly queue: string
@@ -17,6 +19,10 @@ export interface PruneRequest {
   readonly limit: number
   /** Where the batch before ended, so that tasks of other statuses that stay are passed over once and not in each batch. */
   readonly fromUs?: string | undefined
+  /** Passes over what has been older than that for longer than this already. */
+  readonly newlyOldMs?: number | undefined
+  /** Deletes nothing while another session deletes from the queue with this option, too. */
+  readonly alone?: boolean | undefined
 }
 
 export interface PrunedBatch {
@@ -44,7 +50,7 @@ const endedQueuesStatement = (db: Db) =>
  * Not prepared: the planner chooses between the index of everything that ended and that of failures by status and age.
  */
 export async function pruneTasks(db: Db, request: PruneRequest): Promise<PrunedBatch> {
-  const { olderThanMs, limit, fromUs } = request
+  const { queue, olderThanMs, newlyOldMs, limit, fromUs, alone } = request
   const task = alias(jobs, 'task')
   // In a WITH, which runs once: joined to the deletion, it might run again and find further tasks each time.
   const old = db.$with('old').as(
@@ -54,8 +60,13 @@ export async function pruneTasks(db: Db, request: PruneRequest): Promise<PrunedB
       .where(
         and(
           over(task, request),
-          lt(task.doneAt, sql`now() - ${olderThanMs}::float8 * interval '1 ms'`),
+          lt(task.doneAt, ago(olderThanMs)),
+          newlyOldMs === undefined ? undefined : gte(task.doneAt, ago(olderThanMs + newlyOldMs)),
           fromUs === undefined ? undefined : gte(task.doneAt, instant(fromUs)),
+          // A scalar subquery, because that runs once and before a row is read.
+          alone === true
+            ? sql`(select pg_try_advisory_xact_lock(hashtext('apalis_drizzle prune'), hashtext(${queue})))`
+            : undefined,
         ),
       )
       .orderBy(asc(task.doneAt))
@@ -72,6 +83,10 @@ export async function pruneTasks(db: Db, request: PruneRequest): Promise<PrunedB
   return { tasks: rows.length, endedAtUs }
 }
 
+function ago(ms: number): SQL {
+  return sql`now() - ${ms}::float8 * interval '1 ms'`
+}
+
 type Jobs = Record<'jobType' | 'status' | 'attempts' | 'maxAttempts', SQLWrapper>
 
 function over(table: Jobs, { queue, status }: PruneRequest): SQL | undefined {
@@ -83,7 +98,7 @@ function over(table: Jobs, { queue, status }: PruneRequest): SQL | undefined {
 }
 
 /**
- * Deletes the rows of workers that were silent for so long and that no task names, also no finished one, at most ten.
+ * Deletes the rows of workers that were silent for so long and that no task names, also no finished one, at most `WORKER_BATCH`.
  * Names are used again, so these rows do not grow in number. Only in databases with the index that Rust 0.6 creates:
  * without it the foreign key makes Postgres read all tasks for each row.
  *
@@ -111,7 +126,7 @@ function pruneWorkersStatement(db: Db) {
         ),
       )
       .orderBy(asc(silent.lastSeen))
-      .limit(10)
+      .limit(WORKER_BATCH)
       .for('update', { skipLocked: true }),
   )
   return db

@@ -1,4 +1,5 @@
 import type { TaskId } from './errors.js'
+import type { PrunableStatus } from './prune-options.js'
 
 /**
  * What a worker reports through `onEvent`: a closed union on `type`. `message` is one line without payload, so that
@@ -19,6 +20,7 @@ export type WorkerEventBody =
   | { readonly type: 'worker.error'; readonly operation: string; readonly cause: unknown }
   | { readonly type: 'worker.recovered'; readonly operation: string; readonly failures: number }
   | { readonly type: 'orphan.swept'; readonly ids: readonly TaskId[] }
+  | { readonly type: 'tasks.pruned'; readonly status: PrunableStatus; readonly count: number }
   | {
       readonly type: 'task.claimed' | 'task.done' | 'task.deferred' | 'task.stale' | 'task.overrun'
       readonly id: TaskId

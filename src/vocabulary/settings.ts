@@ -3,6 +3,7 @@ import type { WorkerEvent } from './events.js'
 import { checkWorkerName } from './limits.js'
 import { isNotifyListener, type NotifyListener } from './notify-listener.js'
 import type { PollInterval } from './poll-backoff.js'
+import { checkRetention, type Retention } from './retention.js'
 
 /** Settings of a storage, which are the defaults of its workers. */
 export interface StorageConfig {
@@ -30,6 +31,11 @@ export interface StorageConfig {
    * made by `createNotifyListener`, for applications whose pool goes through PgBouncer. Default `true`.
    */
   listen?: boolean | NotifyListener | undefined
+  /**
+   * Workers delete tasks of the queue that ended so long ago, a batch at a time among all of them, once a minute. Their
+   * idempotency keys become free. Default: tasks are kept until somebody deletes them; see `admin(db).prune`.
+   */
+  retention?: Retention | undefined
   /** Told of everything the workers do. Default: warnings and errors go to the console, one line each. */
   onEvent?: ((event: WorkerEvent) => void) | undefined
 }
@@ -69,6 +75,7 @@ export interface WorkerSettings {
   readonly pollIntervalMs: PollInterval
   readonly listen: boolean | NotifyListener
   readonly autoAck: boolean
+  readonly retention: Retention
   readonly stopTimeoutMs: number
 }
 
@@ -89,11 +96,12 @@ export function workerSettings(config: StorageConfig, options: WorkerOptions): W
     pollIntervalMs = 100,
     listen = true,
     autoAck = true,
+    retention = {},
   } = storage
   checkWorkerName(name)
   whole('concurrency', concurrency, 1, 100_000)
   whole('stopTimeoutMs', stopTimeoutMs, 0, MAX_TIMER_MS)
-  checkStorageConfig({ keepAliveMs, reenqueueOrphanedAfterMs, bufferSize, pollIntervalMs, listen, autoAck })
+  checkStorageConfig({ keepAliveMs, reenqueueOrphanedAfterMs, bufferSize, pollIntervalMs, listen, autoAck, retention })
   return {
     name,
     concurrency,
@@ -103,6 +111,7 @@ export function workerSettings(config: StorageConfig, options: WorkerOptions): W
     pollIntervalMs,
     listen,
     autoAck,
+    retention,
     bufferSize: Math.max(bufferSize, concurrency, 1),
   }
 }
@@ -116,6 +125,7 @@ export function checkStorageConfig(config: StorageConfig): void {
     pollIntervalMs = 100,
     listen = true,
     autoAck = true,
+    retention = {},
   } = config
   whole('keepAliveMs', keepAliveMs, 1, MAX_TIMER_MS)
   whole('reenqueueOrphanedAfterMs', reenqueueOrphanedAfterMs, 1_000, MAX_TIMER_MS)
@@ -125,6 +135,7 @@ export function checkStorageConfig(config: StorageConfig): void {
     throw new InvalidArgumentError('listen', 'pass true, false, or what createNotifyListener returned.')
   }
   if (typeof autoAck !== 'boolean') throw new InvalidArgumentError('autoAck', 'pass true or false.')
+  checkRetention(retention)
   if (keepAliveMs >= reenqueueOrphanedAfterMs) {
     throw new InvalidArgumentError(
       'keepAliveMs',
