@@ -130,10 +130,13 @@ async function runReads(db: PgDb): Promise<void> {
   expect(await readSnapshot(statements)).toMatchObject([{ queue: 'emails', done: 1 }])
   expect(await endedQueues(statements)).toEqual(['emails'])
   for (const status of ['Done', 'Failed', 'Killed'] as const) {
-    await pruneTasks(statements, { queue: 'emails', status, olderThanMs: 0, limit: 10, fromUs: '0' })
+    const request = { queue: 'emails', status, olderThanMs: 0, newlyOldMs: 60_000, limit: 10, fromUs: '0', alone: true }
+    await pruneTasks(statements, request)
   }
   expect(await rowOf(database.sql, taskId(1))).toBeUndefined()
   await pruneWorkers(statements, 1_000)
+  await everything.pause('emails')
+  await everything.resume('emails')
 }
 
 async function runSetup(db: PgDb): Promise<void> {

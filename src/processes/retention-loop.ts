@@ -4,7 +4,6 @@
  * batch run at a time, and who does not get it finds nothing to do and looks again in the next round.
  */
 import { pruneTasks, type PruneRequest } from '../statements/prune.js'
-import { databaseError } from '../vocabulary/database-error.js'
 import type { PrunableStatus } from '../vocabulary/prune-options.js'
 import { retentionAges, type Retention } from '../vocabulary/retention.js'
 import type { ControlClient } from './control-client.js'
@@ -26,6 +25,8 @@ const SLOW_MS = 1_000
 export interface RetentionHooks {
   onPruned(status: PrunableStatus, count: number): void
   onFailure(error: unknown): void
+  /** A round went through. */
+  onSuccess(): void
 }
 
 export class RetentionLoop {
@@ -56,8 +57,9 @@ export class RetentionLoop {
     while (!this.#stopped) {
       try {
         await this.#round()
+        this.hooks.onSuccess()
       } catch (error) {
-        if (!this.#stopped) this.hooks.onFailure(databaseError('pruning tasks', error))
+        if (!this.#stopped) this.hooks.onFailure(error)
       }
       // Processes that started together should not look together.
       if (!this.#stopped) await this.#timer.wait(this.roundMs * (0.5 + Math.random()))

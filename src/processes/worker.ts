@@ -231,14 +231,13 @@ export class QueueWorker<Args, Result> implements Runnable {
 
   #retain(control: ControlClient): RetentionLoop | undefined {
     const { retention } = this.#settings
+    const operation = 'pruning tasks'
     if (retentionAges(retention).length === 0) return undefined
     return new RetentionLoop(control, this.queue, retention, {
       onPruned: (status, count) =>
         this.#report('info', `deleted ${count} old ${status} tasks`, { type: 'tasks.pruned', status, count }),
-      onFailure: (cause) => {
-        const operation = 'pruning tasks'
-        this.#report('error', `${inWords(cause)} Trying again.`, { type: 'worker.error', operation, cause })
-      },
+      onFailure: (error) => this.#outages.failed(operation, error),
+      onSuccess: () => this.#outages.worked(operation),
     })
   }
 
