@@ -227,7 +227,9 @@ describe('a hostile schema', () => {
   it('in front of the path is never asked by the connections of a worker', async () => {
     const { db } = database.connect({ connection: { search_path: 'evil, public' } })
     const events = recordEvents()
-    const storage = new PostgresStorage(db, emails, { onEvent: events.onEvent, keepAliveMs: 10 })
+    const settings = { keepAliveMs: 10, reenqueueOrphanedAfterMs: 1_000 }
+    const storage = new PostgresStorage(db, emails, { onEvent: events.onEvent, ...settings })
+    await serverHasRunForASecond(database.sql)
     const worker = storage.worker(() => undefined)
     await storeWorker(database.sql, { id: 'silent#1', queue: 'emails', silentFor: '1 hour' })
     await storeTask(database.sql, { id: taskId(1), queue: 'emails', status: 'Running', lockBy: 'silent#1' })
