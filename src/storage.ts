@@ -194,7 +194,8 @@ export class PostgresStorage<Args, Result = void, Input = Args> {
    *
    * @param worker - As of `lockTask`.
    * @returns One claim for each task, all in memory at once. In the database all of them are Running.
-   * @throws as `lockTask`, except that nothing is refused for the tasks' sake.
+   * @throws as `lockTask`, except that nothing is refused for the tasks' sake. Those that it got then are back in the queue,
+   * except where an answer was lost: `lockTask` claims such a task again.
    */
   claimByIds(ids: Iterable<string>, worker: string): Promise<Claim<Args>[]> {
     return claimByIds(this.#consumer('claimByIds'), ids, worker)

@@ -12,6 +12,7 @@ import pg from 'pg'
 import postgres from 'postgres'
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest'
 import {
+  admin,
   DatabaseError,
   defineQueue,
   PostgresStorage,
@@ -167,6 +168,22 @@ describe.each([
     expect(error).toBeInstanceOf(DatabaseError)
     expect(error).toMatchObject({ sqlState: '23505', cause: { constraint: 'jobs_pkey', table: 'jobs' } })
     expect(await stored()).toEqual([])
+  })
+
+  it('locks tasks by id and acknowledges them', async () => {
+    const storage = new PostgresStorage(db, queue)
+    const [one = '', two = '', three = ''] = await storage.pushTasks([1, 2, 3].map((n) => queue.task(args(n))))
+    const refused = await caught(storage.lockTask(one, 'consumer'))
+    expect(refused).toMatchObject({ code: 'WORKER_NOT_REGISTERED', queue: queue.name })
+    await admin(db).registerWorker(queue.name, 'consumer')
+    const claims = [await storage.lockTask(one, 'consumer'), ...(await storage.claimByIds([two], 'consumer'))]
+    expect(claims).toMatchObject([{ id: one, args: args(1), attempt: 1 }, { id: two }])
+    const inTx = await db.transaction((tx) => admin(tx).lockTask(three, 'consumer'))
+    expect(inTx).toMatchObject({ id: three, args: args(3) })
+    for (const claim of [...claims, inTx as (typeof claims)[0]]) {
+      await storage.ack(claim, { status: 'Done', result: { sent_to: 'ada' } })
+    }
+    expect((await stored()).map(({ status, attempts }) => `${status} ${attempts}`)).toEqual(Array(3).fill('Done 1'))
   })
 
   it('runs tasks to their end: 18 succeed, one on the second attempt, one never', async () => {

@@ -51,4 +51,5 @@ export function ackAlone(
   }
 }
 
-const NEXT_STEP = 'If it was not recorded, lockTask claims the task again.'
+const NEXT_STEP =
+  'If it was not recorded, lockTask claims the task again. Inside db.transaction, which may hold the row or the last connection of the pool, acknowledge after the commit.'

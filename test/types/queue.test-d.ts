@@ -2,7 +2,7 @@ import { type } from 'arktype'
 import * as v from 'valibot'
 import { describe, expectTypeOf, it } from 'vitest'
 import { z } from 'zod'
-import type { PostgresStorage, TaskResult } from '../../src/index.js'
+import type { Admin, Claim, PostgresStorage, TaskResult } from '../../src/index.js'
 import { type Codec, jsonCodec, superjsonCodec } from '../../src/vocabulary/codec.js'
 import { decodeArgs } from '../../src/vocabulary/decode.js'
 import type { TaskId } from '../../src/vocabulary/errors.js'
@@ -187,6 +187,18 @@ describe('tasks', () => {
     task.queue = 'b'
     // @ts-expect-error options are immutable
     task.options.priority = 5
+  })
+})
+
+describe('claims', () => {
+  it('have the payload of the queue, and take its result', async () => {
+    const storage = {} as PostgresStorage<SendEmail, Receipt>
+    const claim = await storage.lockTask('id', 'consumer')
+    expectTypeOf(claim).toEqualTypeOf<Claim<SendEmail>>()
+    expectTypeOf(await storage.claimByIds(['id'], 'consumer')).toEqualTypeOf<Claim<SendEmail>[]>()
+    expectTypeOf(await ({} as Admin).lockTask('id', 'consumer')).toEqualTypeOf<Claim<unknown>>()
+    // @ts-expect-error the result is a receipt
+    await storage.ack(claim, { status: 'Done', result: 1 })
   })
 })
 
