@@ -227,6 +227,8 @@ describe('retention loops', () => {
     pruned: number
     /** Their SQLSTATEs. */
     failures: unknown[]
+    /** Those that went through. */
+    rounds: number
   }
 
   /** In a session of its own, as of a process of its own. */
@@ -234,6 +236,7 @@ describe('retention loops', () => {
     retention: Retention,
     settings: Record<string, number> = {},
     told: () => void = () => undefined,
+    roundMs = 20,
   ): Loop {
     const db = database.connect({ max: 1, connection: settings }).db as unknown as Db
     const hooks = {
@@ -245,10 +248,12 @@ describe('retention loops', () => {
         started.failures.push(sqlStateOf(error))
         told()
       },
-      onSuccess: () => undefined,
+      onSuccess: () => {
+        started.rounds += 1
+      },
     }
-    const loop = new RetentionLoop({ run: (statement) => statement(db) }, queue, retention, hooks, 20)
-    const started: Loop = { loop, pruned: 0, failures: [] }
+    const loop = new RetentionLoop({ run: (statement) => statement(db) }, queue, retention, hooks, roundMs)
+    const started: Loop = { loop, pruned: 0, failures: [], rounds: 0 }
     onTestFinished(() => loop.stop())
     return started
   }
@@ -280,6 +285,22 @@ describe('retention loops', () => {
     expect(await storedIn(database.sql, queue)).toEqual([taskId(1)])
   })
 
+  it('end when told to: after the batch under way, without the next one', async () => {
+    await storeDone(2_000)
+    const { loop } = start({ doneMs: HOUR }, {}, undefined, 86_400_000)
+    await loop.stop()
+    expect(await storedIn(database.sql, queue)).toHaveLength(1_000)
+  })
+
+  it('end at once between two rounds', async () => {
+    await storeDone(1)
+    const deleted = gate()
+    const { loop } = start({ doneMs: HOUR }, {}, () => deleted.open(), 86_400_000)
+    await deleted.opened
+    await loop.stop()
+    expect(await storedIn(database.sql, queue)).toEqual([])
+  })
+
   it('report an error and go on', async () => {
     await storeDone(1)
     await database.sql.unsafe(`
@@ -291,7 +312,9 @@ describe('retention loops', () => {
     await failed.opened
     await database.sql.unsafe('drop function refuse cascade')
     await deleted.opened
+    await loop.loop.stop()
     expect(loop.failures[0]).toBe('P0001')
+    expect(loop.rounds).toBe(1)
   })
 
   it('take less where a batch takes too long', async () => {
