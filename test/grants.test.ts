@@ -222,6 +222,7 @@ describe('a worker', () => {
     await events.next('task.killed', ({ id }) => id === failed)
     expect(await storage.listTasks({ status: 'Killed' })).toHaveLength(2)
     expect(await storage.fetchById(taskId(1))).toMatchObject({ status: 'Done' })
+    expect(await storage.waitForSingle(taskId(1))).toMatchObject({ status: 'Done' })
     expect(await storage.listWorkers()).toHaveLength(2)
     expect(await storage.metrics()).not.toEqual([])
     await worker.stop()

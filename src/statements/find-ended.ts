@@ -42,7 +42,7 @@ function endedStatement(db: Db) {
       // As text, because a driver would round large integers.
       result: sql<string | null>`${task.lastResult}::text`,
     })
-    .from(sql`unnest(${sql.placeholder('ids')}::text[]) as wanted(id)`)
+    .from(sql`pg_catalog.unnest(${sql.placeholder('ids')}::text[]) as wanted(id)`)
     .leftJoinLateral(task, sql`true`)
     .where(sql`${task.ended} is not false`)
     .limit(ENDED_LIMIT)
