@@ -6,8 +6,10 @@ import { drizzle } from 'drizzle-orm/postgres-js'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import {
+  admin,
   defineQueue,
   InvalidArgumentError,
+  isApalisError,
   PostgresStorage,
   pushTasksWithTx,
   superjsonCodec,
@@ -17,7 +19,8 @@ import {
 import { newLeaseToken, registerWorker } from '../src/processes/registration.js'
 import type { Db } from '../src/vocabulary/db.js'
 import { useDatabase } from './support/database.js'
-import { clearTasks } from './support/rows.js'
+import { caught } from './support/caught.js'
+import { clearTasks, taskId } from './support/rows.js'
 
 const database = useDatabase()
 
@@ -139,6 +142,125 @@ describe('any text', () => {
     expect(seen.refused > 10).toBe(!isAccepted('\0'))
   })
 
+  /** Gives the text to a call, and looks what it has become. */
+  type Use = (db: PgDb, text: string) => Promise<string>
+
+  it.each<[string, Use, (text: string) => boolean]>([
+    ['the name of a queue, paused', pauseAndLook, isName],
+    ['the queue of a registered name', async (db, text) => (await registered(db, text, 'reporter')).queue, isName],
+    ['a registered name', async (db, text) => (await registered(db, 'texts', text)).name, isName],
+    ['the owner of a locked task', lockAndLook, isName],
+    ['the error of an acknowledgement', failAndLook, () => true],
+  ])('as %s is stored exactly or refused before SQL', async (what, use, isAccepted) => {
+    const expected = (text: string) =>
+      // What a handler throws is the handler's own affair: it is stored as far as that is possible.
+      what.startsWith('the error') ? text.replaceAll('\0', '\ufffd').toWellFormed() : text
+    await eachText(anyText, async (db, text) => {
+      if (!isAccepted(text)) return expectRefused(() => use(db, text))
+      await clearTasks(database.sql)
+      expect(await use(db, text)).toBe(expected(text))
+    })
+  })
+
+  const ULID = /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/
+  /** Ids of tasks, and what looks like one. */
+  const anyId = fc.oneof(
+    anyText,
+    fc.stringMatching(ULID),
+    fc.tuple(fc.nat(26), hostile).map(([at, text]) => (taskId(1).slice(0, at) + text + taskId(2)).slice(0, 26)),
+  )
+
+  it.each<[string, (db: PgDb, text: string) => Promise<unknown>, unknown]>([
+    ['push', (db, id) => storageOf(db).push('a', { id }), expect.stringMatching(ULID)],
+    ['fetchById', (db, id) => storageOf(db).fetchById(id), undefined],
+    ['checkStatus', (db, id) => storageOf(db).checkStatus([id]), []],
+    ['claimByIds', (db, id) => storageOf(db).claimByIds([id], 'consumer'), []],
+    ['lockTask', (db, id) => storageOf(db).lockTask(id, 'consumer').catch(absent), 'absent'],
+    ['lockTask of an administrator', (db, id) => admin(db).lockTask(id, 'consumer').catch(absent), 'absent'],
+    ['waitForSingle', (db, id) => storageOf(db).waitForSingle(id).catch(absent), 'absent'],
+  ])('as id is taken by %s if it can be one, or refused before SQL', async (_, use, ofNoTask) => {
+    await clearTasks(database.sql)
+    await admin(database.db).registerWorker('texts', 'consumer')
+    await eachText(anyId, async (db, text) => {
+      await database.sql`delete from apalis.jobs`
+      if (ULID.test(text)) expect(await use(db, text)).toEqual(ofNoTask)
+      else await expectRefused(() => use(db, text))
+    })
+  })
+
+  it('as status or cursor of a list is refused before SQL, unless it is one', async () => {
+    await clearTasks(database.sql)
+    const storage = storageOf(database.db)
+    await storage.pushTasks([texts.task('a'), texts.task('b')])
+    const cursor = (await storage.listTasks({ pageSize: 1 }))[0]!.cursor
+    const nearCursor = fc
+      .tuple(fc.nat(cursor.length), hostile, fc.nat(3))
+      .map(([at, text, cut]) => cursor.slice(0, at) + text + cursor.slice(at + cut))
+    await eachText(fc.oneof(anyText, nearCursor), async (db, after) => {
+      for (const list of [() => storageOf(db).listTasks({ after }), () => admin(db).listAllTasks({ after })]) {
+        statements.count = 0
+        const outcome = await list().catch((error: unknown) => error)
+        if (Array.isArray(outcome)) continue
+        expect(outcome).toBeInstanceOf(InvalidArgumentError)
+        expect(statements.count).toBe(0)
+      }
+      await expectRefused(() => storageOf(db).listTasks({ status: after as 'Done' }))
+    })
+  })
+
+  const storageOf = (db: PgDb) => new PostgresStorage(db, texts, { onEvent: () => undefined })
+  const absent = (error: unknown) => {
+    if (isApalisError(error, 'TASK_NOT_FOUND')) return 'absent'
+    throw error
+  }
+
+  async function pauseAndLook(db: PgDb, text: string): Promise<string> {
+    await admin(db).pause(text)
+    const paused = (await admin(db).queueDepths()).filter((depth) => depth.paused)
+    await admin(db).resume(text)
+    expect((await admin(db).queueDepths()).filter((depth) => depth.paused)).toEqual([])
+    return paused.map(({ queue }) => queue).join()
+  }
+
+  async function registered(db: PgDb, queue: string, name: string) {
+    await admin(db).registerWorker(queue, name)
+    const [worker] = await admin(db).listAllWorkers()
+    return worker!
+  }
+
+  async function lockAndLook(db: PgDb, text: string): Promise<string> {
+    if (isName(text)) await admin(db).registerWorker('texts', text)
+    const id = isName(text) ? await storageOf(db).push('a') : taskId(1)
+    const claim = await storageOf(db).lockTask(id, text)
+    expect(claim.worker).toBe(text)
+    return (await storageOf(db).fetchById(id))!.lockBy!
+  }
+
+  async function failAndLook(db: PgDb, text: string): Promise<string> {
+    await admin(db).registerWorker('texts', 'consumer')
+    const storage = storageOf(db)
+    const claim = await storage.lockTask(await storage.push('a'), 'consumer')
+    await storage.ack(claim, { status: 'Killed', error: text })
+    const result = await storage.waitForSingle(claim.id)
+    return 'error' in result ? result.error : ''
+  }
+
+  const statements = { count: 0 }
+
+  async function eachText(arbitrary: fc.Arbitrary<string>, check: (db: PgDb, text: string) => Promise<void>) {
+    const db = drizzle({ client: database.client, logger: { logQuery: () => statements.count++ } })
+    await fc.assert(
+      fc.asyncProperty(arbitrary, (text) => check(db, text)),
+      { numRuns: 60 },
+    )
+  }
+
+  async function expectRefused(use: () => Promise<unknown>): Promise<void> {
+    statements.count = 0
+    expect(await caught((async () => use())())).toBeInstanceOf(InvalidArgumentError)
+    expect(statements.count).toBe(0)
+  }
+
   it('as worker name is registered exactly, a number apart, or refused before SQL', async () => {
     const storage = new PostgresStorage(database.db, texts)
     const register = (name: string) =>
@@ -149,6 +271,7 @@ describe('any text', () => {
       fc.asyncProperty(anyText, async (name) => {
         if (!isName(name)) {
           expect(() => storage.worker(() => undefined, { name })).toThrow(InvalidArgumentError)
+          expect(() => storage.poll({ worker: name })).toThrow(InvalidArgumentError)
           return
         }
         expect(storage.worker(() => undefined, { name }).name).toBe(name)
