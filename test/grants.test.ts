@@ -14,7 +14,7 @@ import {
   setup,
   verifySchema,
 } from 'apalis-drizzle'
-import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, inject, it, onTestFinished } from 'vitest'
 import { ack, acknowledgedEarlier } from '../src/statements/ack.js'
 import { claim } from '../src/statements/claim.js'
 import { idsWithTakenKey, storedIds } from '../src/statements/find-tasks.js'
@@ -264,19 +264,33 @@ describe('a worker', () => {
     expect(await caught(admin(db).lockTask(taskId(1), 'stranger'))).toMatchObject({ code: 'WORKER_NOT_REGISTERED' })
   })
 
+  /** A role with two parts, and a connection under it; both are gone after the test. */
+  async function asMemberOf(...parts: string[]) {
+    const role = roleName('both')
+    await database.sql.unsafe(`create role "${role}"; grant ${parts.map((part) => `"${part}"`).join()} to "${role}"`)
+    const { db, client } = database.connect({ connection: { role } })
+    onTestFinished(async () => {
+      await client.end()
+      await database.sql.unsafe(`drop owned by "${role}"; drop role "${role}"`)
+    })
+    return db
+  }
+
   it('that is a producer too enqueues from its handlers', async () => {
-    const both = roleName('both')
-    await database.sql.unsafe(`create role "${both}"; grant "${roles.producer}", "${roles.worker}" to "${both}"`)
-    const { db, client } = database.connect({ connection: { role: both } })
+    const db = await asMemberOf(roles.worker, roles.producer)
     const { queue, storage, events, started } = work<string>({}, db)
-    const worker = await started(async (what) => {
+    await started(async (what) => {
       if (what === 'first') await db.transaction((tx) => pushTaskWithTx(tx, queue.task('second')))
     })
     const id = await storage.push('first')
     await events.next('task.done', (event) => event.id !== id)
-    await worker.stop()
-    await client.end()
-    await database.sql.unsafe(`drop owned by "${both}"; drop role "${both}"`)
+  })
+
+  it('that is an administrator too deletes old tasks', async () => {
+    const { queue, events, started } = work<string>({}, await asMemberOf(roles.worker, roles.admin))
+    await storeTask(database.sql, { id: taskId(1), queue: queue.name, status: 'Done', doneAt: '-1 day' })
+    await started(() => undefined, { retention: { doneMs: 3_600_000 } })
+    expect(await events.next('tasks.pruned')).toMatchObject({ count: 1 })
   })
 
   it.each([
