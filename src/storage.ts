@@ -19,7 +19,7 @@ import {
 } from './vocabulary/settings.js'
 import type { Task, TaskOptions } from './vocabulary/task.js'
 import type { Consumer } from './processes/ack-alone.js'
-import { acknowledge } from './processes/handed-out.js'
+import { acknowledge, acknowledgeWithTx } from './processes/handed-out.js'
 import { claimByIds, lockTask } from './processes/lock-task.js'
 import { poll } from './processes/poll.js'
 import { pushAll } from './processes/push-all.js'
@@ -215,6 +215,28 @@ export class PostgresStorage<Args, Result = void, Input = Args> {
    */
   ack(claim: Claim<Args>, outcome: Outcome<Result>): Promise<void> {
     return acknowledge(this.#consumer('ack'), claim, outcome)
+  }
+
+  /**
+   * As `ack`, in the caller's transaction, one round trip: what is written there and the outcome are committed together. If
+   * it rolls back, the claim is still held and can be acknowledged again.
+   *
+   * The worker of a claim looks into the database to learn of the commit, soon after it, and reports it then. That of a
+   * claim without a worker is not reported.
+   *
+   * @throws {StaleAcknowledgementError} `STALE_ACKNOWLEDGEMENT` as `ack`, and beyond read committed also for a claim that is
+   * younger than the transaction. Let it leave the callback of the transaction, so that this rolls back.
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` as `ack`, and for a `db` in place of a `tx`.
+   * @throws {MissingFieldError} `MISSING_FIELD` as `ack`.
+   * @throws {DatabaseError} `DATABASE` when the statement fails; as after any SQL error the transaction can only roll back.
+   * @example
+   * await db.transaction(async (tx) => {
+   *   await tx.insert(receipts).values(receipt)
+   *   await storage.ackWithTx(tx, claim, { status: 'Done', result: receipt })
+   * })
+   */
+  ackWithTx(tx: PgTx, claim: Claim<Args>, outcome: Outcome<Result>): Promise<void> {
+    return acknowledgeWithTx(this.#consumer('ackWithTx'), tx, claim, outcome)
   }
 
   /**

@@ -2,6 +2,7 @@
 import { expect, it } from 'vitest'
 import { AckGroup } from '../src/processes/ack-group.js'
 import type { ControlClient } from '../src/processes/control-client.js'
+import { ack } from '../src/statements/ack.js'
 import { claim } from '../src/statements/claim.js'
 import type { Db } from '../src/vocabulary/db.js'
 import { useDatabase } from './support/database.js'
@@ -10,11 +11,8 @@ import { clearTasks, storeTasks, storeWorker } from './support/rows.js'
 const database = useDatabase()
 const { queue, worker, leaseToken } = { queue: 'emails', worker: 'mailer#1', leaseToken: 'mine' }
 
-it.each([
-  { results: 'small', size: 10, statements: 2 },
-  // Of a million characters each, four fit one statement.
-  { results: 'large', size: 1_000_000, statements: 1 + 5 },
-])('$results results that become ready together go in $statements statements', async ({ size, statements }) => {
+/** Twenty claims, and a group that counts its statements. */
+async function twentyClaims() {
   const db = database.db as unknown as Db
   await clearTasks(database.sql)
   await storeWorker(database.sql, { id: worker, queue, leaseToken })
@@ -27,15 +25,54 @@ it.each([
       return statement(db)
     },
   }
-  const acks = new AckGroup(counted as ControlClient, queue, worker, {
+  const acks = new AckGroup(counted, queue, worker, {
     onFailure: (error) => {
       throw error
     },
     onRecovery: () => undefined,
   })
+  return { db, rows, acks, sent: () => sent }
+}
+
+it.each([
+  { results: 'small', size: 10, statements: 2 },
+  // Of a million characters each, four fit one statement.
+  { results: 'large', size: 1_000_000, statements: 1 + 5 },
+])('$results results that become ready together go in $statements statements', async ({ size, statements }) => {
+  const { rows, acks, sent } = await twentyClaims()
   const result = JSON.stringify({ Ok: 'x'.repeat(size) })
   const answers = await Promise.all(rows.map((row) => acks.submit(row, { status: 'Done', result })))
   expect(answers).toEqual(Array.from({ length: 20 }, () => ({ written: 'Done' })))
   // The first leaves at once, the others while it is under way.
-  expect(sent).toBe(statements)
+  expect(sent()).toBe(statements)
+})
+
+it('questions after transactions share statements, and write nothing', async () => {
+  const { db, rows, acks, sent } = await twentyClaims()
+  const done = { status: 'Done', result: '{"Ok":null}' } as const
+  const committed = rows.slice(0, 15)
+  await ack(
+    db,
+    queue,
+    worker,
+    committed.map((fence) => ({ fence, outcome: done })),
+  )
+  const answers = await Promise.all(rows.map((row) => acks.ask(row, done)))
+  expect(answers).toEqual(rows.map((_, n) => (n < 15 ? { written: 'Done', inTransaction: true } : 'stale')))
+  expect(sent()).toBe(2)
+  const running = await database.sql`select count(*)::int as count from apalis.jobs where status = 'Running'`
+  expect(running).toEqual([{ count: 5 }])
+})
+
+it('two claims of one task do not share an answer', async () => {
+  const { rows, acks } = await twentyClaims()
+  const [first, present] = rows
+  const former = { ...present!, lockAt: present!.lockAt - 5 }
+  const killed = { status: 'Killed', result: '{"Err":"of the former"}' } as const
+  const answers = await Promise.all([
+    acks.submit(first!, killed),
+    acks.submit(former, killed),
+    acks.submit(present!, { status: 'Done', result: '{"Ok":null}' }),
+  ])
+  expect(answers).toEqual([{ written: 'Killed' }, 'stale', { written: 'Done' }])
 })

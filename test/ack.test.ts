@@ -2,7 +2,7 @@
  * Shows what an acknowledgement writes, and that one which is not of the task's present claim writes nothing.
  */
 import { beforeEach, describe, expect, it } from 'vitest'
-import { ack, acknowledgedEarlier } from '../src/statements/ack.js'
+import { ack, statusOfClaims } from '../src/statements/ack.js'
 import { claim } from '../src/statements/claim.js'
 import { register } from '../src/statements/register.js'
 import { MAX_DELAY_MS, MAX_INT4, MAX_RUN_AT_MS } from '../src/vocabulary/limits.js'
@@ -333,9 +333,9 @@ describe('ack: many at once', () => {
   })
 })
 
-describe('acknowledgedEarlier', () => {
-  async function earlier(...entries: AckEntry[]): Promise<Record<string, string>> {
-    return Object.fromEntries(await acknowledgedEarlier(db(), queue, worker, entries))
+describe('statusOfClaims', () => {
+  async function statuses(...entries: AckEntry[]): Promise<Record<string, string>> {
+    return Object.fromEntries(await statusOfClaims(db(), queue, worker, entries))
   }
 
   it.each<[string, AckOutcome, number, string]>([
@@ -346,27 +346,37 @@ describe('acknowledgedEarlier', () => {
   ])('recognises its own %s', async (_, outcome, attempts, status) => {
     const fence = await claimOne({ attempts })
     await acknowledge({ fence, outcome })
-    expect(await earlier({ fence, outcome })).toEqual({ [fence.id]: status })
+    expect(await statuses({ fence, outcome })).toEqual({ [fence.id]: status })
   })
 
-  it('finds nothing while the claim stands', async () => {
+  it.each(['Running', 'Queued'])('is %s while the claim stands', async (status) => {
     const fence = await claimOne()
-    expect(await earlier({ fence, outcome: done })).toEqual({})
+    await database.sql`update apalis.jobs set status = ${status}`
+    expect(await statuses({ fence, outcome: done })).toEqual({ [fence.id]: status })
+    expect(await statuses({ fence: { ...fence, lockAt: fence.lockAt - 1 }, outcome: done })).toEqual({})
+    expect(await statuses({ fence: { ...fence, attempts: 1 }, outcome: done })).toEqual({})
+  })
+
+  it('of one claim may be asked for several outcomes', async () => {
+    const fence = await claimOne()
+    await acknowledge({ fence, outcome: done })
+    const outcomes = [killed, done, failed]
+    expect(await statuses(...outcomes.map((outcome) => ({ fence, outcome })))).toEqual({ [fence.id]: 'Done' })
   })
 
   it('does not take the acknowledgement of another claim for its own', async () => {
     const fence = await claimOne()
     await acknowledge({ fence, outcome: failed })
-    expect(await earlier({ fence, outcome: done })).toEqual({})
-    expect(await earlier({ fence: { ...fence, lockAt: fence.lockAt - 1 }, outcome: failed })).toEqual({})
-    expect(await earlier({ fence: { ...fence, attempts: 1 }, outcome: failed })).toEqual({})
-    expect((await acknowledgedEarlier(db(), queue, 'mailer#2', [{ fence, outcome: failed }])).size).toBe(0)
-    expect((await acknowledgedEarlier(db(), 'other', worker, [{ fence, outcome: failed }])).size).toBe(0)
+    expect(await statuses({ fence, outcome: done })).toEqual({})
+    expect(await statuses({ fence: { ...fence, lockAt: fence.lockAt - 1 }, outcome: failed })).toEqual({})
+    expect(await statuses({ fence: { ...fence, attempts: 1 }, outcome: failed })).toEqual({})
+    expect((await statusOfClaims(db(), queue, 'mailer#2', [{ fence, outcome: failed }])).size).toBe(0)
+    expect((await statusOfClaims(db(), 'other', worker, [{ fence, outcome: failed }])).size).toBe(0)
   })
 
   it('does not take the sweep of its task for an acknowledgement', async () => {
     const fence = await claimOne({ attempts: 4 })
     await database.sql`update apalis.jobs set status = 'Killed', attempts = 5, lock_by = null, lock_at = null`
-    expect(await earlier({ fence, outcome: killed })).toEqual({})
+    expect(await statuses({ fence, outcome: killed })).toEqual({})
   })
 })

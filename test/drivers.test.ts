@@ -20,6 +20,8 @@ import {
   pushTaskWithTx,
   setup,
   verifySchema,
+  type Completed,
+  type Handler,
   type WorkerEvent,
 } from '../src/index.js'
 import { PushGroup } from '../src/processes/push-group.js'
@@ -227,6 +229,34 @@ describe.each([
     expect(problems.map(({ type }) => type).sort()).toEqual(['task.failed', 'task.failed', 'task.killed'])
     const released = await db.select({ token: workers.leaseToken }).from(workers)
     expect(released).toEqual([{ token: null }])
+  })
+
+  it('completes tasks in transactions of their handlers', async () => {
+    const types: string[] = []
+    const onEvent = (event: WorkerEvent) => void types.push(event.type)
+    const storage = new PostgresStorage(db, queue, { pollIntervalMs: 10, onEvent })
+    const next = defineQueue<number>('next')
+    const [committed, undone] = await storage.pushTasks([queue.task(args(1)), queue.task(args(2), { maxAttempts: 1 })])
+    const handler: Handler<{ order_id: number; at: Date }, { sent_to: string }> = async ({ order_id }, ctx) => {
+      let completed: Completed | undefined
+      const transaction = db.transaction(async (tx) => {
+        await pushTaskWithTx(tx, next.task(order_id))
+        completed = await ctx.completeWithTx(tx, { sent_to: `order ${order_id}` })
+        if (order_id === 2) tx.rollback()
+      })
+      await transaction.catch(() => undefined)
+      return completed!
+    }
+    await storage.worker(handler).run({ untilIdle: true })
+    const rows = await db.select().from(jobs).where(eq(jobs.jobType, 'emails')).orderBy(jobs.id)
+    expect(rows).toMatchObject([
+      { id: committed, status: 'Done', attempts: 1 },
+      { id: undone, status: 'Killed', attempts: 1 },
+    ])
+    expect(JSON.stringify(rows[0])).toContain('order 1')
+    expect(await db.select({ job: jobs.id }).from(jobs).where(eq(jobs.jobType, 'next'))).toHaveLength(1)
+    const ended = ['task.claimed', 'task.claimed', 'task.done', 'task.killed']
+    expect(types.filter((type) => type.startsWith('task.')).toSorted()).toEqual(ended)
   })
 })
 

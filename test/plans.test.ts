@@ -3,7 +3,7 @@
  * the planner believes of them.
  */
 import { beforeAll, describe, expect, it } from 'vitest'
-import { ack, acknowledgedEarlier } from '../src/statements/ack.js'
+import { ack, statusOfClaims } from '../src/statements/ack.js'
 import { claim } from '../src/statements/claim.js'
 import { heartbeat } from '../src/statements/heartbeat.js'
 import { markRunning } from '../src/statements/mark-running.js'
@@ -127,7 +127,7 @@ describe.each([
     })
 
     it('so does the look at earlier acknowledgements', async () => {
-      const plan = await explain(database, (db) => acknowledgedEarlier(db, queue, worker, acks()), mode)
+      const plan = await explain(database, (db) => statusOfClaims(db, queue, worker, acks()), mode)
       expectLookups(plan, held.length)
       expect(plan.buffers, plan.text).toBeLessThan(10 * held.length)
     })

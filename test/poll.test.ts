@@ -470,7 +470,7 @@ describe('a worker without autoAck', () => {
   it('takes an acknowledgement from within the handler, and records nothing twice', async () => {
     const { storage, worker, events } = work<number, string>()
     const id = await storage.push(1)
-    const acking = async (_: number, { task }: TaskContext<number>) => {
+    const acking = async (_: number, { task }: TaskContext<number, string>) => {
       await storage.ack(task, DONE)
       return 'ignored'
     }
@@ -569,7 +569,7 @@ describe('a worker without autoAck', () => {
     const { storage, worker } = work<number, string>()
     await storage.push(1)
     let refused: unknown
-    const handler = async (_: number, { task }: TaskContext<number>) => {
+    const handler = async (_: number, { task }: TaskContext<number, string>) => {
       refused = await caught(storage.ack(task, DONE))
       return 'recorded'
     }

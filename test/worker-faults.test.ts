@@ -175,7 +175,7 @@ describe('a claim', () => {
   it('of a task that is running and was taken back aborts that run; only the new one counts', async () => {
     const mails = work<string, string>()
     const id = await push(mails, 'x')
-    const runs: TaskContext<string>[] = []
+    const runs: TaskContext<string, string>[] = []
     await mails.started(async (_args, ctx) => {
       runs.push(ctx)
       if (runs.length === 1) {

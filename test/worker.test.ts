@@ -39,7 +39,7 @@ describe('a task', () => {
     const { storage, events, started } = work<{ to: string; at: Date }, string>()
     const at = new Date(1_700_000_000_000)
     const id = await storage.push({ to: 'ann', at }, { metadata: { trace: 7 }, priority: 3, maxAttempts: 4 })
-    const seen = gate<{ args: unknown; ctx: TaskContext<unknown>; locked: unknown }>()
+    const seen = gate<{ args: unknown; ctx: TaskContext<unknown, string>; locked: unknown }>()
     const worker = await started(async (args, ctx) => {
       seen.open({ args, ctx, locked: await row(id) })
       return `sent to ${args.to}`

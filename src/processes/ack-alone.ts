@@ -8,6 +8,7 @@ import type { QueueDefinition } from '../vocabulary/definition.js'
 import type { AckOutcome } from '../vocabulary/outcome.js'
 import type { StorageConfig } from '../vocabulary/settings.js'
 import { AckGroup, type AckAnswer } from './ack-group.js'
+import { claimStands } from './ack-in-tx.js'
 import { within } from './deadlines.js'
 import { endedHere } from './ended-here.js'
 import type { HeldClaim } from './held-claim.js'
@@ -15,6 +16,7 @@ import { reportOutcome, reportRetryFailure } from './outcome-report.js'
 import { reporter } from './report.js'
 
 const DEADLINE_MS = 30_000
+const PATIENCE_MS = 2_000
 
 /** Who claims and acknowledges tasks of a queue without a worker: a storage. */
 export interface Consumer<Args = unknown, Result = unknown> {
@@ -33,6 +35,9 @@ export function ackAlone(
   const report = reporter(queue.name, worker, config.onEvent)
   return {
     onRetryFailure: (error: unknown) => reportRetryFailure(report, error),
+    // The transaction that is waiting for this may have the last connection of the pool.
+    stands: () => within(PATIENCE_MS, claimStands(db, { held, queue: queue.name, worker }), () => true),
+    onAcknowledged: () => undefined,
     record: async (outcome: AckOutcome, cause: unknown): Promise<AckAnswer> => {
       held.state = 'acking'
       let failure: unknown = new Error(`no answer within ${deadlineMs} ms`)
@@ -40,10 +45,13 @@ export function ackAlone(
         onFailure: (error) => (failure = error),
         onRecovery: () => undefined,
       })
-      const answer = await within<AckAnswer>(deadlineMs, acks.submit(held.fence, outcome), () => 'given-up')
+      const submitted = acks.submit(held.fence, outcome, held.inTransaction?.outcome)
+      const answer = await within<AckAnswer>(deadlineMs, submitted, () => 'given-up')
       acks.giveUp()
       held.state = 'over'
-      reportOutcome(report, held, outcome, answer, cause)
+      const inTransaction = typeof answer === 'object' && answer.inTransaction
+      const recorded = inTransaction ? held.inTransaction! : { outcome, cause }
+      reportOutcome(report, held, recorded.outcome, answer, recorded.cause)
       if (typeof answer === 'object') endedHere(db, held.id)
       if (answer === 'given-up') throw databaseError(`acknowledging task ${held.id}`, failure, NEXT_STEP)
       return answer
@@ -52,4 +60,4 @@ export function ackAlone(
 }
 
 const NEXT_STEP =
-  'If it was not recorded, lockTask claims the task again. Inside db.transaction, which may hold the row or the last connection of the pool, acknowledge after the commit.'
+  'If it was not recorded, lockTask claims the task again. Inside db.transaction, which may hold the row or the last connection of the pool, use ackWithTx.'

@@ -5,8 +5,10 @@
  * A technical failure is retried until the server has answered: a handler that has done its work is not run again because
  * a connection broke. One task that the server refuses to store, or that another transaction holds locked, does not keep
  * its neighbours: the group is dissolved, and its acknowledgements go one by one, beside the next groups.
+ *
+ * Whether a transaction of the application has acknowledged a claim is asked in the same groups: one read for all of them.
  */
-import { ack, acknowledgedEarlier } from '../statements/ack.js'
+import { ack, statusOfClaims } from '../statements/ack.js'
 import { isConnectionFailure, isRefusedRow, isTransient, sqlStateOf } from '../vocabulary/database-error.js'
 import type { AckOutcome, Fence } from '../vocabulary/outcome.js'
 import { errResult } from '../vocabulary/result.js'
@@ -22,18 +24,24 @@ const MAX_RETRY_MS = 2_000
 const LOCK_NOT_AVAILABLE = '55P03'
 
 /**
- * The status that was written; `stale` when the claim was no longer the task's; `given-up` when the server did not answer
- * as long as it was asked.
+ * The status that was written, and whether a transaction of the application wrote it; `stale` when the claim was no longer
+ * the task's; `given-up` when the server did not answer as long as it was asked.
  */
-export type AckAnswer = { readonly written: string } | 'stale' | 'given-up'
+export type AckAnswer = { readonly written: string; readonly inTransaction?: true } | 'stale' | 'given-up'
 
 interface Entry {
   readonly fence: Fence
-  outcome: AckOutcome
+  /** `undefined` when only the outcome of a transaction is asked for. */
+  outcome: AckOutcome | undefined
+  /** What a transaction of the application may have written. */
+  readonly inTransaction: AckOutcome | undefined
   /** An earlier attempt may have been stored although its answer was lost. */
   inDoubt: boolean
   readonly answer: (answer: AckAnswer) => void
 }
+
+/** One that has something to write. */
+type Acknowledging = Entry & { outcome: AckOutcome }
 
 /** One statement at a time, with up to `size` entries. */
 interface Lane {
@@ -45,9 +53,13 @@ interface Lane {
 
 function nextGroup({ waiting, size }: Lane): Entry[] {
   let characters = 0
-  const end = waiting.findIndex(({ outcome }, index) => {
-    characters += 'result' in outcome ? outcome.result.length : 0
-    return index === size || (index > 0 && characters > MAX_GROUP_SIZE)
+  const ids = new Set<string>()
+  const end = waiting.findIndex(({ fence, outcome }, index) => {
+    characters += outcome !== undefined && 'result' in outcome ? outcome.result.length : 0
+    // The answers are by id, so two claims of one task go apart.
+    const full = index === size || (index > 0 && characters > MAX_GROUP_SIZE) || ids.has(fence.id)
+    ids.add(fence.id)
+    return full
   })
   return waiting.splice(0, end === -1 ? waiting.length : end)
 }
@@ -74,11 +86,24 @@ export class AckGroup {
     private readonly hooks: AckHooks,
   ) {}
 
-  /** Never rejects. */
-  submit(fence: Fence, outcome: AckOutcome): Promise<AckAnswer> {
+  /**
+   * Never rejects.
+   *
+   * @param inTransaction - What a transaction of the application may have written. If it has, that is the answer.
+   */
+  submit(fence: Fence, outcome: AckOutcome, inTransaction?: AckOutcome): Promise<AckAnswer> {
+    return this.#enter(fence, outcome, inTransaction)
+  }
+
+  /** As `submit`, but writes nothing: `stale` also while the transaction is open, and when it was undone. */
+  ask(fence: Fence, inTransaction: AckOutcome): Promise<AckAnswer> {
+    return this.#enter(fence, undefined, inTransaction)
+  }
+
+  #enter(fence: Fence, outcome: AckOutcome | undefined, inTransaction: AckOutcome | undefined): Promise<AckAnswer> {
     if (this.#givenUp) return Promise.resolve('given-up')
     return new Promise((answer) => {
-      const entry: Entry = { fence, outcome, inDoubt: false, answer }
+      const entry: Entry = { fence, outcome, inTransaction, inDoubt: false, answer }
       this.#unanswered.add(entry)
       this.#add(this.#together, [entry])
     })
@@ -110,7 +135,7 @@ export class AckGroup {
       } catch (error) {
         if (this.#givenUp) break
         this.hooks.onFailure(error)
-        const failed = entries.filter((entry) => this.#unanswered.has(entry))
+        const failed = this.#open(entries)
         for (const entry of failed) this.#inTrouble.add(entry)
         this.#sendAgain(lane, failed, error)
         if (lane.waiting.length > 0) await lane.pause.wait(isTransient(error) ? FIRST_RETRY_MS : retryMs(failures++))
@@ -120,21 +145,47 @@ export class AckGroup {
   }
 
   async #acknowledge(entries: readonly Entry[]): Promise<void> {
-    const { queue, worker } = this
-    const written = await this.control.run((db) => ack(db, queue, worker, entries))
-    const missing = entries.filter((entry) => {
+    const written = await this.#write(entries.filter(acknowledges))
+    for (const entry of entries) {
       const status = written.get(entry.fence.id)
       if (status !== undefined) this.#answer(entry, { written: status })
-      return status === undefined
-    })
-    // An attempt that was stored although its answer was lost leaves nothing to acknowledge for the next one.
-    const inDoubt = missing.filter((entry) => entry.inDoubt)
-    const earlier =
-      inDoubt.length === 0 ? undefined : await this.control.run((db) => acknowledgedEarlier(db, queue, worker, inDoubt))
-    for (const entry of missing) {
-      const status = earlier?.get(entry.fence.id)
-      this.#answer(entry, status === undefined ? 'stale' : { written: status })
     }
+    await this.#lookUp(
+      this.#open(entries).filter(({ inDoubt, inTransaction }) => inDoubt || inTransaction !== undefined),
+    )
+    for (const entry of this.#open(entries)) this.#answer(entry, 'stale')
+  }
+
+  async #write(entries: readonly Acknowledging[]): Promise<Map<string, string>> {
+    if (entries.length === 0) return new Map()
+    try {
+      return await this.control.run((db) => ack(db, this.queue, this.worker, entries))
+    } catch (error) {
+      for (const entry of entries) entry.inDoubt ||= isConnectionFailure(error)
+      throw error
+    }
+  }
+
+  /**
+   * Answers those that were acknowledged before: by an attempt whose answer was lost, or by a transaction. Either leaves
+   * nothing to acknowledge.
+   */
+  async #lookUp(entries: readonly Entry[]): Promise<void> {
+    if (entries.length === 0) return
+    const acks = entries.flatMap(({ fence, outcome, inTransaction, inDoubt }) =>
+      [inDoubt ? outcome : undefined, inTransaction].flatMap((mayBe) => (mayBe ? [{ fence, outcome: mayBe }] : [])),
+    )
+    const statuses = await this.control.run((db) => statusOfClaims(db, this.queue, this.worker, acks))
+    for (const entry of entries) {
+      const written = statuses.get(entry.fence.id)
+      if (written === undefined || written === 'Running' || written === 'Queued') continue
+      // If either may have done it, it makes no difference which.
+      this.#answer(entry, entry.inDoubt ? { written } : { written, inTransaction: true })
+    }
+  }
+
+  #open(entries: readonly Entry[]): Entry[] {
+    return entries.filter((entry) => this.#unanswered.has(entry))
   }
 
   #answer(entry: Entry, answer: AckAnswer): void {
@@ -151,18 +202,21 @@ export class AckGroup {
     } else if (sqlStateOf(error) === LOCK_NOT_AVAILABLE) {
       this.#add(this.#alone, entries)
     } else {
-      for (const entry of entries) entry.inDoubt ||= isConnectionFailure(error)
       lane.waiting.unshift(...entries)
     }
   }
 
   /** The task ran, and its work is not repeated: it ends, although its result cannot be told. */
   #replaceResult(lane: Lane, entry: Entry): void {
-    const { status } = entry.outcome
-    if (status === 'Killed' || status === 'Pending') return this.#answer(entry, 'given-up')
+    const status = entry.outcome?.status
+    if (status !== 'Done' && status !== 'Failed') return this.#answer(entry, 'given-up')
     entry.outcome = { status: 'Killed', result: REFUSED }
     lane.waiting.unshift(entry)
   }
+}
+
+function acknowledges(entry: Entry): entry is Acknowledging {
+  return entry.outcome !== undefined
 }
 
 const REFUSED = errResult('The database refused to store the outcome of this task. It ran and is not run again.')

@@ -11,8 +11,10 @@ import {
 import { checkDelay, typeOf } from '../vocabulary/limits.js'
 import type { AckOutcome, Outcome } from '../vocabulary/outcome.js'
 import { errResult, okResult } from '../vocabulary/result.js'
+import { transaction, type PgTx } from '../vocabulary/db.js'
 import type { AckAnswer } from './ack-group.js'
 import { ackAlone, type Consumer } from './ack-alone.js'
+import { ackInTx, refuseUnlessHeld, type TxKeeper } from './ack-in-tx.js'
 import type { HeldClaim } from './held-claim.js'
 import { failedAttempt } from './read-claim.js'
 
@@ -25,7 +27,7 @@ export interface HandedOut {
 }
 
 /** Who tells the database what came of a claim. */
-export interface Keeper {
+export interface Keeper extends TxKeeper {
   /** Told when the queue's own retry function fails; the default backoff is used instead. */
   readonly onRetryFailure: (error: unknown) => void
   /** Offers the outcome to the database, once. */
@@ -50,25 +52,46 @@ export async function acknowledge<Result>(
   claim: Claim<unknown>,
   outcome: Outcome<Result>,
 ): Promise<void> {
-  const entry = handedOut.get(claim)
-  if (entry === undefined) throw notHandedOut(claim)
-  const { queue } = consumer
+  const entry = handedOutOf(consumer, claim)
   const { held } = entry
-  if (entry.queue !== queue.name) {
-    throw new InvalidArgumentError(
-      'claim',
-      `it belongs to queue ${JSON.stringify(entry.queue)}, and this storage to ${JSON.stringify(queue.name)}.`,
-    )
-  }
-  const stale = () => new StaleAcknowledgementError(held.id, queue.name, entry.worker)
-  if (held.state !== 'running') throw stale()
+  const { queue } = consumer
+  refuseUnlessHeld(entry)
   const keeper = entry.keeper ?? ackAlone(consumer, entry)
   const recorded = await ackOutcome(queue, held, keeper, outcome)
   // A result schema takes its time, and another acknowledgement may have come first.
-  if (held.state !== 'running') throw stale()
-  const answer = await keeper.record(recorded, 'error' in outcome ? outcome.error : undefined)
-  if (answer === 'stale') throw stale()
+  refuseUnlessHeld(entry)
+  const answer = await keeper.record(recorded, causeOf(outcome))
   if (answer === 'given-up') throw notRecorded(held.id)
+  if (answer === 'stale' || answer.inTransaction) throw new StaleAcknowledgementError(held.id, queue.name, entry.worker)
+}
+
+/** Records it in the caller's transaction, for `PostgresStorage.ackWithTx`. */
+export async function acknowledgeWithTx<Result>(
+  consumer: Consumer<unknown, Result>,
+  tx: PgTx,
+  claim: Claim<unknown>,
+  outcome: Outcome<Result>,
+): Promise<void> {
+  const db = transaction(tx, 'ackWithTx', 'To acknowledge outside a transaction use storage.ack.')
+  const entry = handedOutOf(consumer, claim)
+  refuseUnlessHeld(entry)
+  const keeper = entry.keeper ?? ackAlone(consumer, entry)
+  const recorded = await ackOutcome(consumer.queue, entry.held, keeper, outcome)
+  await ackInTx(db, { ...entry, ...keeper }, recorded, causeOf(outcome))
+}
+
+function handedOutOf({ queue }: Consumer, claim: Claim<unknown>): HandedOut {
+  const entry = handedOut.get(claim)
+  if (entry === undefined) throw notHandedOut(claim)
+  if (entry.queue === queue.name) return entry
+  throw new InvalidArgumentError(
+    'claim',
+    `it belongs to queue ${JSON.stringify(entry.queue)}, and this storage to ${JSON.stringify(queue.name)}.`,
+  )
+}
+
+function causeOf(outcome: Outcome<unknown>): unknown {
+  return 'error' in outcome ? outcome.error : undefined
 }
 
 async function ackOutcome<Result>(

@@ -1,5 +1,5 @@
 import { TaskAbortedError, type TaskId } from '../vocabulary/errors.js'
-import type { Fence } from '../vocabulary/outcome.js'
+import type { AckOutcome, Fence } from '../vocabulary/outcome.js'
 import type { TaskRow } from '../vocabulary/row.js'
 
 /** A claimed task's columns, as far as a claim needs them. */
@@ -26,6 +26,11 @@ export class HeldClaim {
   readonly heldSince = performance.now()
   /** Whether the database shows it as Queued, and so would not charge it if this process died. */
   shownAsQueued: boolean
+  /**
+   * What a transaction of the application writes, or tried to write, as its outcome. Only the row tells whether that has
+   * committed.
+   */
+  inTransaction: { readonly outcome: AckOutcome; readonly cause: unknown } | undefined
   /** Why `signal` aborted, if it did. */
   abortedBecause: TaskAbortedError['why'] | undefined
   /** Where the application acknowledges it: resolves when it has, or when there is no more waiting for that. */

@@ -47,6 +47,19 @@ export function reportRetryFailure(report: Report, cause: unknown): void {
   report('error', message, { type: 'worker.error', operation: 'computing the delay of a retry', cause })
 }
 
+/** The worker stopped before it learned whether a transaction of the application has acknowledged the task. */
+export function reportUnknown(report: Report, { id, attempt }: EndedClaim): void {
+  const message = `whether the transaction that acknowledged task ${id} has committed could not be asked; otherwise it runs again`
+  report('error', message, { type: 'task.stale', id, attempt })
+}
+
+/** A handler that threw after its transaction had completed the task, or whose COMMIT was not answered. */
+export function reportLateError(report: Report, { id }: EndedClaim, cause: unknown): void {
+  const operation = 'running a handler that has completed its task'
+  const message = `the handler of task ${id} failed: ${inWords(cause)}; its transaction has completed the task before`
+  report('warn', message, { type: 'worker.error', operation, cause })
+}
+
 export function reportLostClaim(report: Report, { id, attempt }: EndedClaim): void {
   const message = `the claim of task ${id} was lost; whatever came of it is not recorded here, another run decides`
   report('warn', message, { type: 'task.stale', id, attempt })

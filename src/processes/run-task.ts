@@ -1,10 +1,12 @@
 /** One execution of a claimed task: decode, run the handler, check its result, and say what is to be recorded. */
 import type { Claim, Handler } from '../vocabulary/claim.js'
-import { steeringOf } from '../vocabulary/errors.js'
+import { COMPLETED } from '../vocabulary/completed.js'
+import { DatabaseError, steeringOf } from '../vocabulary/errors.js'
 import { MAX_DELAY_MS, MAX_RUN_AT_MS } from '../vocabulary/limits.js'
 import type { AckOutcome, Due } from '../vocabulary/outcome.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
 import { errResult, okResult, unstorableResult } from '../vocabulary/result.js'
+import { completeInTx, type TxClaim } from './ack-in-tx.js'
 import type { HeldClaim } from './held-claim.js'
 import { readClaim, outcomeOfError } from './read-claim.js'
 
@@ -12,10 +14,12 @@ import { readClaim, outcomeOfError } from './read-claim.js'
 export const ABORT_GRACE_MS = 1_000
 
 export interface Execution {
-  /** `undefined` when a handler was called whose task the application acknowledges itself. */
+  /** `undefined` when a handler was called whose task the application acknowledges itself, or says that it has completed. */
   readonly outcome: AckOutcome | undefined
   /** What the handler threw, or what kept it from running; `undefined` when the task is done. */
   readonly cause?: unknown
+  /** Set when the handler says that a transaction has completed its task: what to record if it has not. */
+  readonly unlessCompleted?: () => Execution
   /** Set when the handler, or a schema, ignored the signal: settles when it ends after all. */
   readonly overrun?: Promise<void>
 }
@@ -37,12 +41,13 @@ export interface TaskRunner<Args, Result> {
  * @param handOut - Called before the handler with a task that the application acknowledges itself.
  */
 export async function runTask<Args, Result>(
-  claim: HeldClaim,
+  inTx: TxClaim,
   runner: TaskRunner<Args, Result>,
   handOut: (task: Claim<Args>) => void,
 ): Promise<Execution> {
+  const claim = inTx.held
   let handedOut = false
-  const work = execute(claim, runner, (task) => {
+  const work = execute(inTx, runner, (task) => {
     handedOut = true
     handOut(task)
   })
@@ -61,18 +66,30 @@ export async function runTask<Args, Result>(
 
 /** All that may take time, schemas included. Rejects with what kept the handler from running, or with what it threw. */
 async function execute<Args, Result>(
-  claim: HeldClaim,
+  inTx: TxClaim,
   runner: TaskRunner<Args, Result>,
   handOut: (task: Claim<Args>) => void,
 ): Promise<Execution> {
-  const { handler, worker, autoAck } = runner
+  const { handler, worker, queue, autoAck } = runner
+  const claim = inTx.held
   const { signal } = claim
   const task = await readClaim(runner.queue, worker, claim.row)
   // A schema may take its time, and the claim may be lost or given up meanwhile.
   signal.throwIfAborted()
   if (!autoAck) handOut(task)
-  const result = await handler(task.args, { task, id: task.id, attempt: task.attempt, signal, worker })
-  return autoAck ? done(runner, result) : { outcome: undefined }
+  const result = await handler(task.args, {
+    task,
+    id: task.id,
+    attempt: task.attempt,
+    signal,
+    worker,
+    completeWithTx: async (tx, value) => {
+      await completeInTx(tx, inTx, queue, value)
+      return COMPLETED
+    },
+  })
+  if (result === COMPLETED) return { outcome: undefined, unlessCompleted: () => notCompleted(claim, runner) }
+  return autoAck ? done(runner, result as Result) : { outcome: undefined }
 }
 
 /** Waits until the work ends, or until it has ignored the claim's signal for the grace period. */
@@ -109,6 +126,12 @@ async function done<Args, Result>({ queue }: TaskRunner<Args, Result>, result: R
   } catch (error) {
     return { outcome: { status: 'Killed', result: unstorableResult(error) }, cause: error }
   }
+}
+
+function notCompleted<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, Result>): Execution {
+  const cause = new Error('the handler returned what completeWithTx resolves to, and its transaction did not commit')
+  const hint = 'Nothing that it wrote is stored. Return it out of db.transaction, and catch no SQL error inside.'
+  return failed(claim, runner, new DatabaseError(`completing task ${claim.id}`, undefined, cause, hint))
 }
 
 function failed<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, Result>, error: unknown): Execution {

@@ -17,6 +17,7 @@ import type { Claim } from '../vocabulary/claim.js'
 import type { AckOutcome, Fence } from '../vocabulary/outcome.js'
 import type { WorkerSettings } from '../vocabulary/settings.js'
 import { AckGroup, type AckAnswer } from './ack-group.js'
+import { claimStands, type TxClaim } from './ack-in-tx.js'
 import { ClaimLoop } from './claim-loop.js'
 import type { ControlClient } from './control-client.js'
 import { within, type Deadlines } from './deadlines.js'
@@ -25,10 +26,10 @@ import { HeldClaim } from './held-claim.js'
 import type { IdleWatch } from './idle-watch.js'
 import { KeepAlive } from './keep-alive.js'
 import type { Outages } from './outages.js'
-import { reportLostClaim, reportOrphans, reportOutcome } from './outcome-report.js'
+import { reportLateError, reportLostClaim, reportOrphans, reportOutcome, reportUnknown } from './outcome-report.js'
 import type { Registration } from './registration.js'
 import { inWords, type Report } from './report.js'
-import { ABORT_GRACE_MS, runTask, type TaskRunner } from './run-task.js'
+import { ABORT_GRACE_MS, runTask, type Execution, type TaskRunner } from './run-task.js'
 import type { Slots } from './slots.js'
 import { Strays } from './strays.js'
 
@@ -36,6 +37,8 @@ import { Strays } from './strays.js'
 const MARK_AFTER_MS = 1_000
 /** A stop that takes no longer surprises nobody. */
 const TELL_AFTER_MS = 1_000
+/** After which the row of a claim that was acknowledged in a transaction is first looked at; then after ever longer. */
+const FIRST_LOOK_MS = 20
 
 export interface SessionParts<Args, Result> {
   readonly control: ControlClient
@@ -189,12 +192,19 @@ export class Session<Args, Result> {
   #hold(row: ClaimedRow): void {
     const earlier = this.#held.get(row.id)
     // One that is being acknowledged became claimable by just that, or learns from the database that it is stale.
-    if (earlier !== undefined && earlier.state !== 'acking') this.#forget(earlier)
+    if (earlier !== undefined && earlier.state !== 'acking') this.#supersede(earlier, row)
     const held = new HeldClaim(row)
     this.#held.set(row.id, held)
     this.#buffer.push(held)
     const { id, attempt } = held
     this.parts.report('debug', `claimed task ${id} for attempt ${attempt}`, { type: 'task.claimed', id, attempt })
+  }
+
+  /** A claim whose task was claimed again. */
+  #supersede(earlier: HeldClaim, row: ClaimedRow): void {
+    const failedInTransaction = earlier.inTransaction?.outcome.status === 'Failed' && row.attempts === earlier.attempt
+    if (failedInTransaction) this.#endInTransaction(earlier, { written: 'Failed', inTransaction: true })
+    else this.#forget(earlier)
   }
 
   #fillSlots(): void {
@@ -221,25 +231,63 @@ export class Session<Args, Result> {
     const { slots, runner } = this.parts
     slots.take()
     held.start()
-    const { outcome, cause, overrun } = await runTask(held, runner, (task) => this.#handOut(held, task))
+    const inTx = this.#inTx(held)
+    const { overrun, ...execution } = await runTask(inTx, runner, (task) => this.#handOut(inTx, task))
     if (overrun === undefined) slots.release()
     else {
       this.#reportOverrun(held)
       void overrun.then(() => slots.release())
     }
-    if (outcome !== undefined) await this.#record(held, outcome, cause)
-    else await this.#leave(held, cause)
+    await this.#conclude(held, execution)
   }
 
-  #handOut(held: HeldClaim, task: Claim<Args>): void {
-    const { queue, onRetryFailure } = this.parts.runner
+  async #conclude(held: HeldClaim, { outcome, cause, unlessCompleted }: Execution): Promise<void> {
+    if (outcome === undefined && unlessCompleted === undefined) return this.#leave(held, cause)
+    // The application has acknowledged it while its handler ran.
+    if (held.state === 'acking' || held.state === 'over') return
+    if (await this.#endedInTransaction(held)) {
+      if (cause !== undefined && held.abortedBecause !== 'shutdown') reportLateError(this.parts.report, held, cause)
+      return
+    }
+    const { outcome: otherwise, cause: reason } = unlessCompleted?.() ?? { outcome, cause }
+    await this.#record(held, otherwise!, reason)
+  }
+
+  /** Whether a transaction of the application has acknowledged a claim and has committed. Then that is the end of it. */
+  async #endedInTransaction(held: HeldClaim): Promise<boolean> {
+    if (held.inTransaction === undefined) return false
+    if (held.state === 'running') held.state = 'acking'
+    const answer = await this.#acks.ask(held.fence, held.inTransaction.outcome)
+    if (typeof answer === 'string') return false
+    this.#endInTransaction(held, answer)
+    return true
+  }
+
+  #inTx(held: HeldClaim): TxClaim {
+    const { control, registration, runner } = this.parts
+    const { queue, worker } = registration
+    return {
+      held,
+      queue,
+      worker,
+      stands: () => control.run((db) => claimStands(db, { held, queue, worker })),
+      onAcknowledged: () => {
+        // Otherwise the end of the handler is the time to ask.
+        if (!runner.autoAck) void this.#untilCommitted(held)
+      },
+    }
+  }
+
+  #handOut(inTx: TxClaim, task: Claim<Args>): void {
+    const { held } = inTx
+    const { onRetryFailure } = this.parts.runner
     const record = (outcome: AckOutcome, cause: unknown) => {
       const recording = this.#record(held, outcome, cause)
       this.#track(recording)
       held.dismiss()
       return recording
     }
-    handOut(task, { held, queue: queue.name, worker: task.worker, keeper: { onRetryFailure, record } })
+    handOut(task, { ...inTx, keeper: { ...inTx, onRetryFailure, record } })
   }
 
   /** Waits for the application to acknowledge the claim. What it keeps beyond the end of the worker goes back. */
@@ -252,7 +300,8 @@ export class Session<Args, Result> {
     this.#unacknowledged += 1
     await held.dismissed
     this.#unacknowledged -= 1
-    if (held.state === 'running' || held.state === 'lost') await this.#record(held, { status: 'Pending' })
+    if (held.state !== 'running' && held.state !== 'lost') return
+    if (!(await this.#endedInTransaction(held))) await this.#record(held, { status: 'Pending' })
   }
 
   /** Offers an outcome to the database, unless the claim is lost already, and reports what became of it. */
@@ -263,10 +312,44 @@ export class Session<Args, Result> {
       return 'stale'
     }
     held.state = 'acking'
-    const answer = await this.#acks.submit(held.fence, outcome)
+    const answer = await this.#acks.submit(held.fence, outcome, held.inTransaction?.outcome)
+    if (typeof answer !== 'string' && answer.inTransaction) {
+      this.#endInTransaction(held, answer)
+      return answer
+    }
+    this.#end(held)
+    if (answer === 'given-up' && held.inTransaction !== undefined) reportUnknown(report, held)
+    else reportOutcome(report, held, outcome, answer, cause)
+    return answer
+  }
+
+  #end(held: HeldClaim): void {
     held.state = 'over'
     if (this.#held.get(held.id) === held) this.#held.delete(held.id)
-    reportOutcome(report, held, outcome, answer, cause)
+  }
+
+  /** A transaction of the application has acknowledged it. */
+  #endInTransaction(held: HeldClaim, answer: AckAnswer): void {
+    this.#end(held)
+    const { outcome, cause } = held.inTransaction!
+    reportOutcome(this.parts.report, held, outcome, answer, cause)
+    held.dismiss()
+  }
+
+  /** Looks whether the transaction that acknowledged a claim has committed, until a heartbeat would tell anyway. */
+  async #untilCommitted(held: HeldClaim): Promise<void> {
+    const { keepAliveMs } = this.parts.settings
+    for (let ms = FIRST_LOOK_MS; ms < keepAliveMs && held.state === 'running'; ms *= 2) {
+      await new Promise((resolve) => setTimeout(resolve, ms).unref())
+      if (held.state === 'running') await this.#settle(held)
+    }
+  }
+
+  /** Ends a claim if a transaction has acknowledged it. While its handler runs, that is left to the end of the handler. */
+  async #settle(held: HeldClaim): Promise<AckAnswer> {
+    const answer = await this.#acks.ask(held.fence, held.inTransaction!.outcome)
+    const isEnded = typeof answer !== 'string' && !this.parts.runner.autoAck && held.state === 'running'
+    if (isEnded) this.#endInTransaction(held, answer)
     return answer
   }
 
@@ -287,10 +370,16 @@ export class Session<Args, Result> {
     const owned = new Map(beat.owned.map((fence) => [fence.id, fence]))
     for (const held of this.#held.values()) {
       if (held.state === 'acking' || held.heldSince > sentAt || held.isClaimOf(owned.get(held.id))) continue
-      this.#forget(held)
+      if (held.inTransaction === undefined) this.#forget(held)
+      else this.#track(this.#forgetUnlessAcknowledged(held))
     }
     const unknown = beat.owned.filter((fence) => !this.#held.get(fence.id)?.isClaimOf(fence))
     for (const stray of this.#strays.seen(unknown, performance.now())) this.#track(this.#handBackStray(stray))
+  }
+
+  /** Its handler goes on when a transaction of the application, and not somebody else, has ended the claim. */
+  async #forgetUnlessAcknowledged(held: HeldClaim): Promise<void> {
+    if ((await this.#settle(held)) === 'stale' && held.state === 'running') this.#forget(held)
   }
 
   /** A claim that is lost without having been acknowledged. A running handler ends in `record`, which reports it. */

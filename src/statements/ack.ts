@@ -1,4 +1,4 @@
-import { and, eq, sql, type SQL } from 'drizzle-orm'
+import { and, eq, or, sql, type SQL } from 'drizzle-orm'
 import { jobs } from '../schema.js'
 import { announced } from '../vocabulary/announce.js'
 import { arrayLiteral } from '../vocabulary/array-literal.js'
@@ -31,7 +31,9 @@ const CLAIMS = sql`unnest(
 
 const backToQueue = sql`claim.outcome = 'Pending'`
 const unlocked = sql`(${backToQueue} or claim.unlock)`
-const due = sql`coalesce('epoch'::timestamptz + claim.at_ms * interval '1 ms', now() + claim.delay_ms * interval '1 ms')`
+/** Of the statement and not of the transaction, which may be one of the application that began long ago. */
+const now = sql`statement_timestamp()`
+const due = sql`coalesce('epoch'::timestamptz + claim.at_ms * interval '1 ms', ${now} + claim.delay_ms * interval '1 ms')`
 
 function ackStatement(db: Db) {
   return (
@@ -44,7 +46,7 @@ function ackStatement(db: Db) {
         // Finished rows keep owner and lock time as history: an ack whose answer was lost is recognised by them.
         lockBy: sql`case when not ${unlocked} then ${jobs.lockBy} end`,
         lockAt: sql`case when not ${unlocked} then ${jobs.lockAt} end`,
-        doneAt: sql`case when not ${backToQueue} then now() end`,
+        doneAt: sql`case when not ${backToQueue} then ${now} end`,
         runAt: nextRunAt(),
       })
       .from(CLAIMS)
@@ -84,26 +86,31 @@ function resultOf(outcome: AckOutcome): string | null {
 }
 
 /**
- * Which of the claims were acknowledged by a statement whose answer was lost: the row shows the same owner, lock time and
- * one attempt more, as only the ack of this very claim leaves it. Tasks that went back to the queue have no such history.
+ * What the rows say of claims: `Running` or `Queued` while they are held, and otherwise the status that an acknowledgement
+ * of this very claim wrote, which only shows by the same owner and lock time with one attempt more. A claim that was lost
+ * is absent, and so is one that went back to the queue: it leaves no history.
+ *
+ * @param entries - With the outcomes that may have been written. A claim may stand there several times.
  */
-export async function acknowledgedEarlier(
+export async function statusOfClaims(
   db: Db,
   queue: string,
   worker: string,
   entries: readonly AckEntry[],
 ): Promise<Map<string, string>> {
-  const rows = await prepared(db, historyStatement).execute({ queue, worker, ...parameters(entries) })
+  const rows = await prepared(db, statusStatement).execute({ queue, worker, ...parameters(entries) })
   return new Map(rows.map((row) => [row.id, row.status]))
 }
 
-function historyStatement(db: Db) {
+function statusStatement(db: Db) {
+  const held = and(owned(), sql`${jobs.attempts} = claim.attempts`)
   const asWritten = sql`(${jobs.status} = claim.outcome or (claim.outcome = 'Failed' and ${jobs.status} = 'Killed'))`
+  const acknowledged = and(asWritten, sql`${jobs.attempts} = claim.attempts + 1`)
   return db
     .select({ id: jobs.id, status: sql<string>`${jobs.status}` })
     .from(jobs)
     .innerJoin(CLAIMS, sql`${jobs.id} = claim.id`)
-    .where(guard(asWritten, sameClaim(), sql`${jobs.attempts} = claim.attempts + 1`))
+    .where(guard(sameClaim(), or(held, acknowledged)))
     .$withCache(false)
 }
 

@@ -1,3 +1,5 @@
+import type { Completed } from './completed.js'
+import type { PgTx } from './db.js'
 import type { TaskId } from './errors.js'
 import type { Metadata } from './task.js'
 
@@ -21,7 +23,7 @@ export interface Claim<Args> extends TaskFields {
 }
 
 /** What a handler gets beside the payload. */
-export interface TaskContext<Args> {
+export interface TaskContext<Args, Result = void> {
   readonly task: Claim<Args>
   readonly id: TaskId
   /** The number of this execution: 1 for the first. */
@@ -32,7 +34,36 @@ export interface TaskContext<Args> {
    */
   readonly signal: AbortSignal
   readonly worker: string
+  /**
+   * Ends the task as Done in the handler's own transaction, one round trip: what the handler wrote there, the tasks it
+   * pushed there and the acknowledgement are committed together, or nothing of it. So their effect happens once, however
+   * often the task runs.
+   *
+   * The row of the task stays locked until the transaction ends, so call it last. If the transaction rolls back, the task
+   * is not completed, and ends as the handler then returns or throws.
+   *
+   * @param tx - That of the transaction to commit with.
+   * @param result - Stored as if the handler had returned it.
+   * @returns What the handler returns in place of its result.
+   * @throws {StaleAcknowledgementError} `STALE_ACKNOWLEDGEMENT` when the claim was lost, or is completed already. Let it
+   * leave the callback, so that the transaction rolls back.
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` before any SQL, for a result that cannot be stored or a `db` in
+   * place of a `tx`.
+   * @throws {DatabaseError} `DATABASE` when the statement fails; as after any SQL error the transaction can only roll back.
+   * @example
+   * return db.transaction(async (tx) => {
+   *   await tx.insert(receipts).values(receipt)
+   *   return ctx.completeWithTx(tx, receipt)
+   * })
+   */
+  completeWithTx(tx: PgTx, result: Result): Promise<Completed>
 }
 
-/** The application's function for the tasks of a queue. What it returns is stored as the result. */
-export type Handler<Args, Result> = (args: Args, ctx: TaskContext<Args>) => Result | Promise<Result>
+/**
+ * The application's function for the tasks of a queue. What it returns is stored as the result, unless it has completed
+ * the task in a transaction of its own.
+ */
+export type Handler<Args, Result> = (
+  args: Args,
+  ctx: TaskContext<Args, Result>,
+) => Result | Completed | Promise<Result | Completed>

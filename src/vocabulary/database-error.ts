@@ -73,6 +73,11 @@ export function isTransient(error: unknown): boolean {
   return ['40001', '40P01', '55P03', '57014'].includes(sqlStateOf(error) ?? '')
 }
 
+/** Whether the isolation level of the transaction forbids to go on in it; the same transaction may succeed when run again. */
+export function isSerializationFailure(error: unknown): boolean {
+  return sqlStateOf(error) === '40001'
+}
+
 /** Whether one row of the statement was refused, so that its neighbours may pass without it. */
 export function isRefusedRow(error: unknown): boolean {
   return refusesRow(sqlStateOf(error))
@@ -127,6 +132,7 @@ function connectionHint(error: unknown, server: ServerError | undefined): string
   if (server === undefined) {
     return isRefusedConnection(error) ? 'Check the address, and that the server is running.' : undefined
   }
+  if (server.code === '40001') return 'Run the transaction again, as its isolation level requires.'
   if (server.code === '55P03') {
     return 'Nothing was stored. Another session holds a lock: pg_blocking_pids(pid) in pg_stat_activity says which.'
   }

@@ -45,13 +45,19 @@ export function primary(db: PgDb): Db {
   return ($primary ?? db) as Db
 }
 
-/** The caller's transaction. Refuses a plain database at run time too, for callers whose types were lost on the way. */
-export function transaction(tx: PgTx, call: string): Db {
+/**
+ * The caller's transaction. Refuses a plain database at run time too, for callers whose types were lost on the way.
+ *
+ * @param otherwise - What to do outside of a transaction.
+ */
+export function transaction(
+  tx: PgTx,
+  call: string,
+  otherwise = 'To enqueue outside a transaction use storage.push.',
+): Db {
   if (typeof (tx as Partial<PgTx> | undefined)?.rollback !== 'function') {
-    throw new InvalidArgumentError(
-      'tx',
-      `${call} needs the transaction that db.transaction hands to its callback. To enqueue outside a transaction use storage.push.`,
-    )
+    const needed = `${call} needs the transaction that db.transaction hands to its callback.`
+    throw new InvalidArgumentError('tx', `${needed} ${otherwise}`)
   }
   return tx as unknown as Db
 }

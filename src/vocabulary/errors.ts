@@ -255,9 +255,10 @@ export class StaleAcknowledgementError extends ApalisError {
   readonly queue: string
   readonly worker: string
 
-  constructor(taskId: TaskId, queue: string, worker: string) {
+  constructor(taskId: TaskId, queue: string, worker: string, options?: ErrorOptions) {
     super(
       `Task ${taskId} of queue ${JSON.stringify(queue)} is no longer held by this claim of worker ${JSON.stringify(worker)}: its status, owner, attempt or lock time changed, and another run may have started. Usual cause: no heartbeat for reenqueueOrphanedAfterMs (blocked event loop, lost connection).`,
+      options,
     )
     this.taskId = taskId
     this.queue = queue
