@@ -1,0 +1,265 @@
+/** Every guard of the statements, and the tests of which one fails without it. */
+export interface Mutant {
+  readonly file: string
+  /** What the guard asks. */
+  readonly guard: string
+  /** Its text, which stands in the file once. */
+  readonly from: string
+  readonly to: string
+  readonly tests: readonly string[]
+}
+
+export const mutants: readonly Mutant[] = [
+  ...of(
+    'src/statements/ack.ts',
+    ['test/ack.test.ts', 'test/two-sessions.test.ts', 'test/model.test.ts'],
+    [
+      [
+        'the task is claimed',
+        'guard(owned(), sameClaim(), sql`${jobs.attempts} = claim.attempts`)',
+        'guard(sameClaim(), sql`${jobs.attempts} = claim.attempts`)',
+      ],
+      [
+        'the claim is of this attempt',
+        'guard(owned(), sameClaim(), sql`${jobs.attempts} = claim.attempts`)',
+        'guard(owned(), sameClaim())',
+      ],
+      ['the task is of the queue', "eq(jobs.jobType, sql.placeholder('queue')),\n    eq(jobs.lockBy", 'eq(jobs.lockBy'],
+      ['the worker owns the task', "eq(jobs.lockBy, sql.placeholder('worker')),", ''],
+      ['the claim is of this second', 'sql`${jobs.lockAt} = to_timestamp(claim.lock_at::float8)`,', ''],
+      [
+        'uncharged, the next claim is of another second',
+        "greatest(coalesce(${due}, ${jobs.runAt}), ${jobs.lockAt} + interval '1 second')",
+        'coalesce(${due}, ${jobs.runAt})',
+      ],
+      ['the history is of this outcome', 'guard(asWritten, sameClaim(),', 'guard(sameClaim(),'],
+      [
+        'the history is of this attempt',
+        'guard(asWritten, sameClaim(), sql`${jobs.attempts} = claim.attempts + 1`)',
+        'guard(asWritten, sameClaim())',
+      ],
+    ],
+  ),
+  ...of(
+    'src/statements/claim.ts',
+    ['test/claim.test.ts', 'test/claim-by-id.test.ts', 'test/pause.test.ts', 'test/model.test.ts'],
+    [
+      [
+        'the worker has this name',
+        "${workers.id} = ${sql.placeholder('worker')} and ${workers.workerType}",
+        '${workers.workerType}',
+      ],
+      [
+        'the worker is of the queue',
+        "and ${workers.workerType} = ${sql.placeholder('queue')}\n      and ${workers.leaseToken}",
+        'and ${workers.leaseToken}',
+      ],
+      ['the registration is of this process', "and ${workers.leaseToken} = ${sql.placeholder('leaseToken')}", ''],
+      [
+        'the heartbeat is fresh',
+        "and ${workers.lastSeen} > now() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms'",
+        '',
+      ],
+      ['the queue is not paused', "and not ${isPaused(sql.placeholder('queue'))})`", ')`'],
+      [
+        'the task is due',
+        '${jobs.priority} = level.priority and ${jobs.runAt} <= now()',
+        '${jobs.priority} = level.priority',
+      ],
+      [
+        'the task is due, beyond the levels',
+        'and ${jobs.runAt} <= now() and ${mayClaim()}\n         order',
+        'and ${mayClaim()}\n         order',
+      ],
+      [
+        'a locked task is skipped',
+        'order by ${jobs.runAt}, ${jobs.id} limit ${limit} for update skip locked',
+        'order by ${jobs.runAt}, ${jobs.id} limit ${limit} for update',
+      ],
+    ],
+  ),
+  ...of(
+    'src/statements/lock-tasks.ts',
+    ['test/lock-task.test.ts', 'test/claim-by-id.test.ts'],
+    [
+      ['the task is of the queue', 'guard(inQueue, free, sql', 'guard(free, sql'],
+      ['the task may be claimed, or is the worker’s', 'guard(inQueue, free, sql', 'guard(inQueue, sql'],
+      ['the task is due', 'guard(inQueue, free, sql`${jobs.runAt} <= now()`)', 'guard(inQueue, free)'],
+      ['the queue is not paused', '(${claimable()} and not ${isPaused(jobs.jobType)})', '${claimable()}'],
+      ['its own tasks only when it asks for them', "${sql.placeholder('again')}::boolean and ", ''],
+      ['the task is its own', "(${owned()} and ${jobs.lockBy} = ${sql.placeholder('worker')})", 'false'],
+      ['no process has the name', 'sql`${workers.leaseToken} is null\n      and', 'sql`'],
+      [
+        'the registration is fresh',
+        "and ${workers.lastSeen} > now() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms'",
+        '',
+      ],
+      ['a locked task is skipped', ' skip locked`', '`'],
+    ],
+  ),
+  ...of(
+    'src/vocabulary/claimable.ts',
+    ['test/claim.test.ts', 'test/model.test.ts', 'test/sweep.test.ts'],
+    [
+      [
+        'a Pending task has attempts left',
+        "and(eq(table.status, 'Pending'), lt(table.attempts, table.maxAttempts))",
+        "eq(table.status, 'Pending')",
+      ],
+      [
+        'a Failed task has attempts left',
+        "and(eq(table.status, 'Failed'), gt(table.maxAttempts, table.attempts))",
+        "eq(table.status, 'Failed')",
+      ],
+    ],
+  ),
+  ...of(
+    'src/vocabulary/priority-levels.ts',
+    ['test/claim.test.ts', 'test/wake-up.test.ts'],
+    [
+      [
+        'a waiting task is of the queue',
+        "and(sql`${jobs.jobType} = ${sql.placeholder('queue')}`, claimable())!",
+        'claimable()',
+      ],
+      [
+        'a waiting task may be claimed',
+        "and(sql`${jobs.jobType} = ${sql.placeholder('queue')}`, claimable())!",
+        "sql`${jobs.jobType} = ${sql.placeholder('queue')}`",
+      ],
+    ],
+  ),
+  ...of(
+    'src/statements/heartbeat.ts',
+    ['test/register.test.ts', 'test/model.test.ts'],
+    [
+      ['the row is of this name', "eq(workers.id, sql.placeholder('worker')),", ''],
+      ['the row is of the queue', "eq(workers.workerType, sql.placeholder('queue')),", ''],
+      ['the row is of this process', "eq(workers.leaseToken, sql.placeholder('leaseToken')),", ''],
+      ['the task is of the queue', "eq(jobs.jobType, sql.placeholder('queue')), ", ''],
+      ['the task is of the worker', "eq(jobs.lockBy, sql.placeholder('worker')), ", ''],
+      [
+        'the task is claimed',
+        "eq(jobs.lockBy, sql.placeholder('worker')), owned()",
+        "eq(jobs.lockBy, sql.placeholder('worker'))",
+      ],
+    ],
+  ),
+  ...of(
+    'src/statements/mark-running.ts',
+    ['test/mark-running.test.ts', 'test/two-sessions.test.ts', 'test/model.test.ts'],
+    [
+      ['the task is claimed', "sql`${task.status} in ('Queued', 'Running')`,", ''],
+      ['the task is of the queue', "eq(task.jobType, sql.placeholder('queue')),", ''],
+      ['the worker owns the task', "eq(task.lockBy, sql.placeholder('worker')),", ''],
+      ['the claim is of this attempt', 'sql`${task.attempts} = claim.attempts`,', ''],
+      ['the claim is of this second', 'sql`${task.lockAt} = to_timestamp(claim.lock_at::float8)`,', ''],
+      ['a locked task is skipped', '{ of: task, skipLocked: true }', '{ of: task }'],
+    ],
+  ),
+  ...of(
+    'src/statements/sweep.ts',
+    ['test/sweep.test.ts', 'test/two-sessions.test.ts', 'test/model.test.ts'],
+    [
+      ['the owner is of the queue', '.where(and(eq(jobs.jobType, queue), owned())),', '.where(owned()),'],
+      [
+        'the silent worker is of the queue',
+        'and(eq(silent.workerType, queue), silentFor(silent))',
+        'silentFor(silent)',
+      ],
+      ['the worker is silent', 'and(eq(silent.workerType, queue), silentFor(silent))', 'eq(silent.workerType, queue)'],
+      ['a worker whose heartbeat is under way is skipped', '{ of: silent, skipLocked: true }', '{ of: silent }'],
+      ['the orphan is of the queue', 'and(eq(task.jobType, queue), owned(task))', 'owned(task)'],
+      ['the orphan is claimed', 'and(eq(task.jobType, queue), owned(task))', 'eq(task.jobType, queue)'],
+      ['a task that is being acknowledged is skipped', '{ of: task, skipLocked: true }', '{ of: task }'],
+      [
+        'silence counts from the start of the server',
+        'greatest(${table.lastSeen}, pg_postmaster_start_time())',
+        '${table.lastSeen}',
+      ],
+    ],
+  ),
+  ...of(
+    'src/vocabulary/orphan.ts',
+    ['test/sweep.test.ts', 'test/model.test.ts'],
+    [
+      ['only what ran is charged', "sql`${jobs.status} = 'Running'`", 'sql`true`'],
+      ['uncharged, the next claim is of another second', "${jobs.lockAt} + interval '1 second', ", ''],
+    ],
+  ),
+  ...of(
+    'src/statements/register.ts',
+    ['test/register.test.ts', 'test/two-sessions.test.ts', 'test/model.test.ts'],
+    [
+      ['no other process is taking the name', '.where(sql`name.free`)', ''],
+      [
+        'the name is this process’s, or nobody’s',
+        'setWhere: sql`${workers.leaseToken} = excluded.lease_token or ${stale()}`,',
+        '',
+      ],
+      [
+        'only with the name come its tasks',
+        'and(exists(db.select({ worker: registered.worker }).from(registered)), ',
+        'and(',
+      ],
+      ['a process keeps the tasks of a name that it keeps', 'notExists(renewed), ', ''],
+      ['a task that is being acknowledged is skipped', "for('update', { skipLocked: true })", "for('update')"],
+      [
+        'the task is of the queue',
+        'and(eq(jobs.jobType, queue), eq(jobs.lockBy, name), owned())',
+        'and(eq(jobs.lockBy, name), owned())',
+      ],
+      [
+        'the task is of the name',
+        'and(eq(jobs.jobType, queue), eq(jobs.lockBy, name), owned())',
+        'and(eq(jobs.jobType, queue), owned())',
+      ],
+      [
+        'the task is claimed',
+        'and(eq(jobs.jobType, queue), eq(jobs.lockBy, name), owned())',
+        'and(eq(jobs.jobType, queue), eq(jobs.lockBy, name))',
+      ],
+      [
+        'only the holder of the token releases the name',
+        "eq(workers.workerType, sql.placeholder('queue')),\n        eq(workers.leaseToken, sql.placeholder('leaseToken')),",
+        "eq(workers.workerType, sql.placeholder('queue')),",
+      ],
+    ],
+  ),
+  ...of(
+    'src/statements/prune.ts',
+    ['test/prune.test.ts', 'test/model.test.ts'],
+    [
+      ['the task is of the queue', 'eq(table.jobType, queue),', ''],
+      ['the task has this status', 'sql`${table.status} = ${status}`.inlineParams(),', ''],
+      [
+        'a failed task has no attempt left',
+        "status === 'Failed' ? sql`${table.attempts} >= ${table.maxAttempts}` : undefined,",
+        '',
+      ],
+      ['the task is old', "lt(task.doneAt, sql`now() - ${olderThanMs}::float8 * interval '1 ms'`),", ''],
+    ],
+  ),
+  ...of(
+    'src/statements/insert-tasks.ts',
+    ['test/push.test.ts', 'test/push-group.test.ts', 'test/outbox.test.ts', 'test/notify.test.ts'],
+    [
+      ['no key is taken', 'and(OWN_SETTINGS, notExists(tasksWithTakenKey(db)))', 'OWN_SETTINGS'],
+      ['a push waits for no other session', "set_config('lock_timeout', '2s', true)\n  || ", ''],
+    ],
+  ),
+  ...of(
+    'src/vocabulary/taken-keys.ts',
+    ['test/push.test.ts', 'test/push-group.test.ts', 'test/outbox.test.ts'],
+    [
+      ['the key is of the queue', 'eq(jobs.jobType, sql`pushed.job_type`),', ''],
+      ['a task does not stand in its own way', 'ne(jobs.id, sql`pushed.id`),', ''],
+    ],
+  ),
+]
+
+type Removal = readonly [guard: string, from: string, to: string]
+
+function of(file: string, tests: readonly string[], removals: readonly Removal[]): Mutant[] {
+  return removals.map(([guard, from, to]) => ({ file, guard, from, to, tests }))
+}
