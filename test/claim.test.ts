@@ -230,6 +230,14 @@ describe('claim: order', () => {
       from generate_series(1, ${priorities * 2}::int) n`
     expect(new Set(await claimIds({ limit: 1000 })).size).toBe(priorities * 2)
   })
+
+  it('leaves delayed tasks alone beyond the priorities that it looks for one by one, too', async () => {
+    await database.sql`
+      insert into apalis.jobs (job, id, job_type, priority, run_at)
+      select '{}', 'P' || lpad(n::text, 25, '0'), ${queue}, n, now() + interval '1 hour' from generate_series(1, 80) n`
+    await storeTask(database.sql, { id: taskId(1), queue, priority: 0 })
+    expect(await claimIds({ limit: 1000 })).toEqual([taskId(1)])
+  })
 })
 
 describe('claim: for whom', () => {
@@ -238,7 +246,7 @@ describe('claim: for whom', () => {
   it.each([
     ['with another token than its own', { leaseToken: 'token of another process' }],
     ['that is not registered', { worker: 'stranger' }],
-    ['that is registered in another queue', { worker: 'elsewhere' }],
+    ['that is registered in another queue', { worker: 'elsewhere', leaseToken: 'token of elsewhere' }],
   ])('gives nothing to a worker %s', async (_, request) => {
     await storeWorker(database.sql, { id: 'elsewhere', queue: 'other' })
     expect(await claimRows(request)).toEqual([])
