@@ -39,6 +39,25 @@ async function sweepOne(task: Partial<StoredTask>) {
   return rowOf(database.sql, taskId(1))
 }
 
+describe('sweep: among tasks of the same owner', () => {
+  it('leaves those that have ended alone, and finds the orphan behind however many', async () => {
+    await database.sql`
+      insert into apalis.jobs (job, id, job_type, status, attempts, lock_by, lock_at, done_at, last_result)
+      select '{}', 'D' || lpad(n::text, 25, '0'), ${queue}, 'Done', 1, 'dead', now(), now(), '{"Ok": null}'
+      from generate_series(1, ${SWEEP_LIMIT * 2}::int) n`
+    await storeTask(database.sql, { id: taskId(1), queue, status: 'Running', lockBy: 'dead' })
+    expect(await sweepSilentForASecond()).toEqual([taskId(1)])
+  })
+
+  it('leaves those of other queues alone, where the name may be that of a live worker', async () => {
+    await storeWorker(database.sql, { id: 'dead', queue: 'other' })
+    await storeTask(database.sql, { id: taskId(1), queue, status: 'Running', lockBy: 'dead' })
+    await storeTask(database.sql, { id: taskId(2), queue: 'other', status: 'Running', lockBy: 'dead' })
+    expect(await sweepSilentForASecond()).toEqual([taskId(1)])
+    expect(await rowOf(database.sql, taskId(2))).toMatchObject({ status: 'Running', attempts: 0 })
+  })
+})
+
 describe('sweep: what becomes of a task', () => {
   it('returns a Running one, charged, unowned and with the reason [ORPHAN-01] [ORPHAN-02] [ORPHAN-03] [ORPHAN-04]', async () => {
     expect(await sweepOne({ attempts: 1, maxAttempts: 3 })).toMatchObject({

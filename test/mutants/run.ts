@@ -70,7 +70,10 @@ async function killedBy(mutant: Mutant, output: string): Promise<string | undefi
   return killer?.title
 }
 
-async function expectOnce({ file, guard, from }: Mutant): Promise<void> {
-  const found = (await readFile(path.join(root, file), 'utf8')).split(from).length - 1
-  if (found !== 1) throw new Error(`${file} has the text of "${guard}" ${found} times, not once: ${from}`)
+async function expectOnce({ file, guard, cuts }: Mutant): Promise<void> {
+  const code = await readFile(path.join(root, file), 'utf8')
+  for (const [from] of cuts) {
+    const found = code.split(from).length - 1
+    if (found !== 1) throw new Error(`${file} has the text of "${guard}" ${found} times, not once: ${from}`)
+  }
 }

@@ -12,7 +12,9 @@ const removeGuard: Plugin = {
   name: 'remove-guard',
   enforce: 'pre',
   transform: (code, id) =>
-    id === path.join(root, mutant.file) ? code.replace(mutant.from, () => mutant.to) : undefined,
+    id === path.join(root, mutant.file)
+      ? mutant.cuts.reduce((rest, [from, to]) => rest.replace(from, () => to), code)
+      : undefined,
 }
 
 export default defineConfig({
