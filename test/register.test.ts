@@ -139,6 +139,13 @@ describe('register: the tasks of the predecessor', () => {
     expect(await rowOf(database.sql, taskId(3))).toMatchObject({ status: 'Done', attempts: 1, lock_by: worker })
   })
 
+  it('stay with a process that registers again, even after it was silent', async () => {
+    await storeWorker(database.sql, { id: worker, queue, leaseToken: 'mine', silentFor: '1 hour' })
+    await storeTask(database.sql, { id: taskId(1), queue, status: 'Running', lockBy: worker })
+    expect(await take(worker, 'mine', SHORT_MS)).toEqual([])
+    expect(await rowOf(database.sql, taskId(1))).toMatchObject({ status: 'Running', lock_by: worker, attempts: 0 })
+  })
+
   it('stay when the name is refused, and so do those of others', async () => {
     await storeWorker(database.sql, { id: worker, queue })
     await storeWorker(database.sql, { id: worker, queue: 'other', silentFor: '1 hour' })
@@ -277,22 +284,43 @@ describe('names of a base', () => {
       for (const other of ['100x#1', 'axb#1', 'backslash#1', 'with#1', 'x#1', '#1', `${base}x#1`, `x${base}#1`]) {
         await storeWorker(database.sql, { id: other, queue })
       }
-      expect(await namesInUse(db(), queue, base, thresholdMs)).toEqual([])
+      expect(await namesInUse(db(), queue, base, 'mine', thresholdMs)).toEqual([])
       expect([await start(base), await start(base)]).toEqual([`${base}#1`, `${base}#2`])
-      const names = (await namesInUse(db(), queue, base, thresholdMs)).map(({ name }) => name)
+      const names = (await namesInUse(db(), queue, base, 'mine', thresholdMs)).map(({ name }) => name)
       expect(names.toSorted()).toEqual([`${base}#1`, `${base}#2`])
     },
   )
 
   it('are tried in order: those of dead processes, gaps, new ones', () => {
     const inUse = [
-      { name: 'w#5', stale: true },
-      { name: 'w#2', stale: false },
-      { name: 'w#1', stale: true },
-      { name: 'w#x#1', stale: true },
-      { name: 'w#03', stale: true },
+      { name: 'w#5', stale: true, own: false },
+      { name: 'w#2', stale: false, own: false },
+      { name: 'w#1', stale: true, own: false },
+      { name: 'w#x#1', stale: true, own: false },
+      { name: 'w#03', stale: true, own: false },
     ]
     expect(namesToTry('w', inUse).slice(0, 5)).toEqual(['w#1', 'w#5', 'w#3', 'w#4', 'w#6'])
+  })
+
+  it.each([true, false])('begin with the one that the process has, stale (%s) or not', (stale) => {
+    const inUse = [
+      { name: 'w#1', stale: true, own: false },
+      { name: 'w#2', stale, own: true },
+    ]
+    expect(namesToTry('w', inUse).slice(0, 3)).toEqual(['w#2', 'w#1', 'w#3'])
+  })
+
+  it('are kept by a process that registers again', async () => {
+    await storeWorker(database.sql, { id: 'mailer#1', queue, leaseToken: null, silentFor: '1 hour' })
+    await storeWorker(database.sql, { id: 'mailer#2', queue, leaseToken: 'mine', silentFor: '1 hour' })
+    const registration = await registerWorker(db(), {
+      queue,
+      name: 'mailer',
+      leaseToken: 'mine',
+      layers: '',
+      thresholdMs,
+    })
+    expect(registration).toMatchObject({ worker: 'mailer#2', takenBack: [] })
   })
 
   it('are refused as such: a full name stands for itself', async () => {

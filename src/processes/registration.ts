@@ -2,7 +2,8 @@
  * A worker's place in its queue: a name that no other live process holds, and a secret token that proves it.
  *
  * A name without a number means a family, `base#1`, `base#2` and so on. A starting worker takes the lowest number whose
- * holder is gone, so that restarts never wait for a dead predecessor and rows of workers do not pile up.
+ * holder is gone, so that restarts never wait for a dead predecessor and rows of workers do not pile up. One that registers
+ * again after an outage keeps the name it had, if nobody has taken it, and with it the tasks it holds.
  */
 import { ulid } from 'ulid'
 import { namesInUse, register, release, type NameInUse } from '../statements/register.js'
@@ -63,16 +64,17 @@ export async function releaseWorker(db: Db, registration: Registration, threshol
   }
 }
 
-async function candidates(db: Db, { queue, name, thresholdMs }: RegistrationRequest): Promise<string[]> {
+async function candidates(db: Db, { queue, name, leaseToken, thresholdMs }: RegistrationRequest): Promise<string[]> {
   if (/#\d+$/.test(name)) return [name]
-  return namesToTry(name, await namesInUse(db, queue, name, thresholdMs))
+  return namesToTry(name, await namesInUse(db, queue, name, leaseToken, thresholdMs))
 }
 
-/** Names whose holder is gone, lowest first, then new ones in the gaps and beyond. */
+/** The own name, those whose holder is gone, lowest first, then new ones in the gaps and beyond. */
 export function namesToTry(base: string, inUse: readonly NameInUse[]): string[] {
-  const live = new Set(inUse.filter(({ stale }) => !stale).map(({ name }) => name))
+  const own = inUse.filter((name) => name.own).map(({ name }) => name)
+  const taken = new Set(inUse.filter((name) => !name.stale || name.own).map(({ name }) => name))
   const known = new Set(inUse.map(({ name }) => name))
   const names = Array.from({ length: inUse.length + SPARE_NAMES }, (_, index) => `${base}#${index + 1}`)
-  const free = names.filter((name) => !live.has(name))
-  return [...free.filter((name) => known.has(name)), ...free.filter((name) => !known.has(name))]
+  const free = names.filter((name) => !taken.has(name))
+  return [...own, ...free.filter((name) => known.has(name)), ...free.filter((name) => !known.has(name))]
 }

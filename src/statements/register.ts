@@ -1,4 +1,4 @@
-import { and, eq, exists, like, sql } from 'drizzle-orm'
+import { and, eq, exists, like, notExists, sql } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
 import { guard, owned } from '../vocabulary/claimable.js'
 import { prepared, type Db } from '../vocabulary/db.js'
@@ -19,6 +19,9 @@ export interface Registration {
  * Takes a worker name in a queue, unless another live process holds it or is taking it this very moment, and with it
  * returns all tasks that an earlier process of the name left behind, however many. A row without a token is one that an
  * administrator registered: it too is taken over only once it is stale.
+ *
+ * A process that still has the name, by its token, renews it and takes nothing back: what the database counts as its own
+ * may well run.
  *
  * One statement and no transaction: postgres.js 3.4 throws where nobody can catch it when a connection breaks inside a
  * transaction, and workers register most often while a server comes back.
@@ -66,12 +69,19 @@ function registerStatement(db: Db) {
       })
       .returning({ worker: workers.id }),
   )
+  // As the row was before this statement: it sees its own changes only through `registered`.
+  const renewed = db
+    .select({ worker: workers.id })
+    .from(workers)
+    .where(
+      and(eq(workers.id, name), eq(workers.workerType, queue), eq(workers.leaseToken, sql.placeholder('leaseToken'))),
+    )
   const mine = and(eq(jobs.jobType, queue), eq(jobs.lockBy, name), owned())
   const leftBehind = db.$with('left_behind').as(
     db
       .select({ id: jobs.id })
       .from(jobs)
-      .where(and(exists(db.select({ worker: registered.worker }).from(registered)), mine))
+      .where(and(exists(db.select({ worker: registered.worker }).from(registered)), notExists(renewed), mine))
       // A task whose acknowledgement is under way is not waited for: it ends as it says.
       .for('update', { skipLocked: true }),
   )
@@ -95,17 +105,29 @@ export interface NameInUse {
   readonly name: string
   /** Whether `register` would take it over. */
   readonly stale: boolean
+  /** Whether the process that asks has it already. */
+  readonly own: boolean
 }
 
-/** The workers of a queue whose name starts with a base and `#`. */
-export async function namesInUse(db: Db, queue: string, base: string, thresholdMs: number): Promise<NameInUse[]> {
+/** The workers of a queue whose name starts with a base and `#`. @param leaseToken - Of the process that asks. */
+export async function namesInUse(
+  db: Db,
+  queue: string,
+  base: string,
+  leaseToken: string,
+  thresholdMs: number,
+): Promise<NameInUse[]> {
   const pattern = `${base.replace(/[\\%_]/g, '\\$&')}#%`
-  return prepared(db, namesStatement).execute({ queue, pattern, thresholdMs })
+  return prepared(db, namesStatement).execute({ queue, pattern, leaseToken, thresholdMs })
 }
 
 const namesStatement = (db: Db) =>
   db
-    .select({ name: workers.id, stale: stale() })
+    .select({
+      name: workers.id,
+      stale: stale(),
+      own: sql<boolean>`${workers.leaseToken} is not distinct from ${sql.placeholder('leaseToken')}`,
+    })
     .from(workers)
     .where(and(eq(workers.workerType, sql.placeholder('queue')), like(workers.id, sql.placeholder('pattern'))))
     .$withCache(false)
