@@ -88,7 +88,7 @@ async function runWork(db: Db): Promise<void> {
   await storeTask(database.sql, { id: taskId(9), queue, status: 'Running', lockBy: 'silent#1' })
   await storeTask(database.sql, { id: taskId(1), queue })
   await storeTask(database.sql, { id: taskId(2), queue, status: 'Failed', attempts: 1, doneAt: '-1 minute' })
-  expect(await namesInUse(db, queue, 'silent', 1_000)).toEqual([{ name: 'silent#1', stale: true }])
+  expect(await namesInUse(db, queue, 'silent', 't', 1_000)).toEqual([{ name: 'silent#1', stale: true, own: false }])
   expect(await register(db, { ...mine, storageName: 's', layers: '' })).toEqual([])
   expect(await nextDueMs(db, queue)).toBeLessThan(0)
   const [first, second] = await claim(db, { ...mine, running: 0, limit: 2 })

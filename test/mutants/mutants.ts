@@ -245,7 +245,7 @@ export const mutants: readonly Mutant[] = [
         "status === 'Failed' ? sql`${table.attempts} >= ${table.maxAttempts}` : undefined,",
         '',
       ],
-      ['the task is old', "lt(task.doneAt, sql`now() - ${olderThanMs}::float8 * interval '1 ms'`),", ''],
+      ['the task is old', 'lt(task.doneAt, ago(olderThanMs)),', ''],
     ],
   ),
   ...of(
