@@ -8,7 +8,7 @@ const loops: ClaimLoop[] = []
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
   // No jitter.
-  vi.spyOn(Math, 'random').mockReturnValue(0.5)
+  vi.spyOn(Math, 'random').mockReturnValue(0)
 })
 
 afterEach(async () => {

@@ -26,6 +26,7 @@ import {
 } from '../src/index.js'
 import { PushGroup } from '../src/processes/push-group.js'
 import { jobs, workers } from '../src/schema.js'
+import { recordEvents } from '../src/testing.js'
 import type { Db } from '../src/vocabulary/db.js'
 import { caught } from './support/caught.js'
 import { useDatabase } from './support/database.js'
@@ -186,6 +187,21 @@ describe.each([
       await storage.ack(claim, { status: 'Done', result: { sent_to: 'ada' } })
     }
     expect((await stored()).map(({ status, attempts }) => `${status} ${attempts}`)).toEqual(Array(3).fill('Done 1'))
+  })
+
+  it('wakes an idle worker for a task that is committed, and for one that becomes due', async () => {
+    const events = recordEvents()
+    // So rarely that no poll can be what finds a task.
+    const storage = new PostgresStorage(db, queue, { pollIntervalMs: 600_000, onEvent: events.onEvent })
+    const worker = storage.worker(() => ({ sent_to: 'ada' }))
+    await worker.start()
+    await events.next('listener.up')
+    for (const delayMs of [0, 200]) {
+      const id = await db.transaction((tx) => pushTaskWithTx(tx, queue.task(args(1), { delayMs })))
+      await events.next('task.done', (event) => event.id === id)
+    }
+    await worker.stop()
+    expect(events.all.map(({ type }) => type)).not.toContain('listener.down')
   })
 
   it('runs tasks to their end: 18 succeed, one on the second attempt, one never', async () => {

@@ -34,6 +34,14 @@ describe('the wait between two looks at the queue', () => {
     expect(again.slice(-2)).toEqual([1000, 1000])
   })
 
+  it('is at most half of the time since the last work and 2 ms, or the longest that there is', () => {
+    let sinceWork = 0
+    for (const wait of waits(100, [true, ...nothing(30)], true)) {
+      expect(wait).toBeLessThanOrEqual(Math.min(sinceWork / 2 + 2, 5_000) + 1e-6)
+      sinceWork += wait
+    }
+  })
+
   it('is what a function says, by the looks in a row that found nothing', () => {
     expect(waits((emptyLooks) => 10 * (emptyLooks + 1), [false, false, true, false])).toEqual([20, 30, 10, 20])
   })
@@ -54,7 +62,7 @@ describe('the wait between two looks at the queue', () => {
     expect(waits(interval, nothing(2))).toEqual([1_000, 1_000])
   })
 
-  it('is spread by a tenth', () => {
-    expect([0, 0.5, 1].map((random) => withJitter(1_000, random))).toEqual([900, 1_000, 1_100])
+  it('is shorter by up to a tenth, and never longer', () => {
+    expect([0, 0.5, 1].map((random) => withJitter(1_000, random))).toEqual([1_000, 950, 900])
   })
 })

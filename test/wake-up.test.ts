@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { defineQueue, PostgresStorage, pushTaskWithTx, type StorageConfig } from 'apalis-drizzle'
 import { recordEvents } from 'apalis-drizzle/testing'
 import { useDatabase } from './support/database.js'
+import { until } from './support/until.js'
 
 const database = useDatabase()
 
@@ -68,6 +69,29 @@ describe('a worker that is idle', () => {
     await events.next('task.done')
     expect(events.all.some(({ type }) => type.startsWith('listener.'))).toBe(false)
     await worker.stop()
+  })
+})
+
+describe('the connection that waits for notifications', () => {
+  it('is one for all queues and workers of a database, and is closed with the last', async () => {
+    const listening = async () => {
+      const sessions = await database.sql`
+        select 1 from pg_stat_activity where datname = current_database() and application_name = 'apalis-drizzle listener'`
+      return sessions.length
+    }
+    const [first, second, deaf] = [await idleWorker(), await idleWorker(), await idleWorker({ listen: false })]
+    const sibling = first.storage.worker(() => undefined)
+    await sibling.start()
+    for (const { events } of [first, second, first]) await events.next('listener.up')
+    // A connection that proves that the first one hears others is closed again.
+    await until(async () => (await listening()) === 1, 'one connection listens')
+    await Promise.all([first.worker.stop(), sibling.stop()])
+    expect(await listening()).toBe(1)
+    const id = await second.storage.push({ n: 1 })
+    await second.events.next('task.done', (event) => event.id === id)
+    await second.worker.stop()
+    await until(async () => (await listening()) === 0, 'it is closed')
+    await deaf.worker.stop()
   })
 })
 

@@ -12,7 +12,10 @@ const GROWTH = 1.5
 /** An idle worker looks at least this often. With a listener it is told of new tasks, and looks only in case it was not. */
 const MAX_IDLE_MS = 1_000
 const MAX_LISTENING_MS = 5_000
-/** Workers that start together should not look together. */
+/**
+ * Workers that start together should not look together. Waits only become shorter: the trigger announces what is due within
+ * five seconds, and an idle worker has to look before anything later is due.
+ */
 const JITTER = 0.1
 
 export interface Poll {
@@ -35,7 +38,7 @@ export function nextPoll(poll: Poll, interval: PollInterval, foundWork: boolean,
 }
 
 export function withJitter(delayMs: number, random: number): number {
-  return delayMs * (1 + JITTER * (2 * random - 1))
+  return delayMs * (1 - JITTER * random)
 }
 
 /** A function that fails must neither stop the worker nor make it look without a pause. */
