@@ -65,8 +65,9 @@ export interface Admin {
   registerWorker(queue: string, name: string): Promise<void>
   /**
    * Claims one task of any queue by its id; see {@link PostgresStorage.lockTask}. With a transaction the claim holds once that
-   * commits, and is acknowledged after that, with `ack` of the queue's storage. Payloads are read as the default codec writes
-   * them; a task that cannot be read so goes back uncharged. The name counts as registered for 300,000 ms.
+   * commits: it is acknowledged after that with `ack` of the queue's storage, or in the same transaction with `ackWithTx`.
+   * Payloads are read as the default codec writes them; a task that cannot be read so goes back uncharged. The name counts as
+   * registered for 300,000 ms.
    *
    * @throws as `PostgresStorage.lockTask`.
    */

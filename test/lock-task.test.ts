@@ -387,6 +387,20 @@ describe('admin.lockTask', () => {
     expect(await row()).toMatchObject({ status: 'Done' })
   })
 
+  it('is acknowledged in the same transaction by ackWithTx, or not at all', async () => {
+    await stored()
+    const lockAndAck = (end: 'commit' | 'rollback') =>
+      database.db.transaction(async (tx) => {
+        const claim = await admin(tx).lockTask(id, worker)
+        await storage().ackWithTx(tx, claim as Claim<number>, DONE)
+        if (end === 'rollback') tx.rollback()
+      })
+    await caught(lockAndAck('rollback'))
+    expect(await row()).toMatchObject({ status: 'Pending', attempts: 0, lock_by: null })
+    await lockAndAck('commit')
+    expect(await row()).toMatchObject({ status: 'Done', attempts: 1, last_result: { Ok: 'sent' } })
+  })
+
   it('returns a task that it cannot read, uncharged', async () => {
     await stored({ job: 'of another codec' })
     expect(await caught(admin(database.db).lockTask(id, worker))).toBeInstanceOf(DecodeError)
