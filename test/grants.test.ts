@@ -22,7 +22,6 @@ import { heartbeat } from '../src/statements/heartbeat.js'
 import { markRunning } from '../src/statements/mark-running.js'
 import { nextDueMs } from '../src/statements/next-due.js'
 import { endedQueues, pruneTasks, pruneWorkers } from '../src/statements/prune.js'
-import { readSnapshot } from '../src/statements/queue-stats-snapshot.js'
 import { register, release } from '../src/statements/register.js'
 import { sweep } from '../src/statements/sweep.js'
 import { encodeBatch } from '../src/vocabulary/batch.js'
@@ -225,6 +224,7 @@ describe('a worker', () => {
     expect(await storage.waitForSingle(taskId(1))).toMatchObject({ status: 'Done' })
     expect(await storage.listWorkers()).toHaveLength(2)
     expect(await storage.metrics()).not.toEqual([])
+    expect(await storage.waitForSingle(failed!)).toMatchObject({ status: 'Killed' })
     await worker.stop()
     expect(events.all.filter(({ type }) => type === 'worker.error' || type === 'heartbeat.lost')).toEqual([])
   })
@@ -338,7 +338,8 @@ describe('an administrator', () => {
     expect(await everything.listQueues()).toMatchObject([{ name: 'emails' }])
     expect(await everything.queueDepths()).toMatchObject([{ queue: 'emails', due: 1 }])
     expect(await everything.metrics()).not.toEqual([])
-    expect(await readSnapshot(statements)).toEqual([])
+    expect(await everything.queueStatsSnapshot()).toEqual([])
+    expect(await new PostgresStorage(db, emails).checkStatus([taskId(1)])).toEqual([])
     expect(await endedQueues(statements)).toEqual(['emails'])
     const old = { queue: 'emails', status: 'Done', olderThanMs: 86_400_000, limit: 10 } as const
     expect(await pruneTasks(statements, old)).toMatchObject({ tasks: 1 })

@@ -28,7 +28,6 @@ import { markRunning } from '../src/statements/mark-running.js'
 import { nextDueMs } from '../src/statements/next-due.js'
 import { ownerStanding } from '../src/statements/owner-standing.js'
 import { endedQueues, pruneTasks, pruneWorkers } from '../src/statements/prune.js'
-import { readSnapshot } from '../src/statements/queue-stats-snapshot.js'
 import { namesInUse, register, release } from '../src/statements/register.js'
 import { indexBuildUnderWay, tryLockIndexBuild } from '../src/statements/setup-locks.js'
 import { sweep } from '../src/statements/sweep.js'
@@ -130,7 +129,8 @@ async function runReads(db: PgDb): Promise<void> {
   expect(await everything.listQueues()).toMatchObject([{ name: 'emails' }])
   expect(await everything.queueDepths()).toMatchObject([{ queue: 'emails' }])
   await everything.refreshQueueStatsSnapshot()
-  expect(await readSnapshot(statements)).toMatchObject([{ queue: 'emails', done: 1 }])
+  expect(await everything.queueStatsSnapshot()).toMatchObject([{ queue: 'emails', done: 1 }])
+  expect(await storage.checkStatus([taskId(1), taskId(2), taskId(3)])).toMatchObject([{ status: 'Done' }])
   expect(await endedQueues(statements)).toEqual(['emails'])
   for (const status of ['Done', 'Failed', 'Killed'] as const) {
     const request = { queue: 'emails', status, olderThanMs: 0, newlyOldMs: 60_000, limit: 10, fromUs: '0', alone: true }
