@@ -15,9 +15,11 @@ import { setup } from '../src/processes/setup.js'
 import * as reads from '../src/reads.js'
 import { STATUSES } from '../src/schema.js'
 import { pruneTasks } from '../src/statements/prune.js'
+import { checkStatus } from '../src/processes/wait-for.js'
 import type { Db } from '../src/vocabulary/db.js'
 import { definitionOf } from '../src/vocabulary/definition.js'
 import { defineQueue } from '../src/vocabulary/queue.js'
+import type { Status } from '../src/vocabulary/row.js'
 import type { TaskFilter } from '../src/vocabulary/task-filter.js'
 import { cost } from './explain.js'
 import { FULL_SIZE, seed } from './seed.js'
@@ -75,6 +77,10 @@ async function calls(db: Db): Promise<[string, Call][]> {
   const deep = some.at(-1)
   const later = (await reads.listTasks(db, reports, { page: 1_000 })).at(-1)
   const all = (await reads.listAllTasks(db, { status: 'Done', page: 1_000 })).at(-1)
+  const idsOf = async (status: Status) =>
+    (await reads.listTasks(db, emails, { status, pageSize: 100 })).map((task) => task.id)
+  const ended = await idsOf('Done')
+  const waiting = await idsOf('Pending')
   const ofEmails =
     (filter: TaskFilter): Call =>
     (on) =>
@@ -103,10 +109,12 @@ async function calls(db: Db): Promise<[string, Call][]> {
       ofAll({ status: 'Done', after: all?.cursor }),
     ],
     ['… page 1,000', ofAll({ status: 'Done', page: 1_000 })],
+    ['`checkStatus(ids)` of 100 ended tasks', (on) => checkStatus(on, emails, ended)],
+    ['… of 100 others, as each look of `waitFor`', (on) => checkStatus(on, emails, waiting)],
     ['`listWorkers()`', (on) => reads.listWorkers(on, 'emails')],
     ['`listAllWorkers()`', reads.listAllWorkers],
     ['`queueDepths()`', reads.queueDepths],
-    ['reading the snapshot', reads.queueStatsSnapshot],
+    ['`queueStatsSnapshot()`', reads.queueStatsSnapshot],
     ['`listQueues()`', reads.listQueues],
     ['`metrics()` of a queue', (on) => reads.metrics(on, 'emails')],
     ['`metrics()` of all', (on) => reads.metrics(on)],

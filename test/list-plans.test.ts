@@ -3,25 +3,20 @@
  */
 import type { Sql } from 'postgres'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { cost, type Cost } from '../bench/explain.js'
 import { flushed, QUEUES, seed } from '../bench/seed.js'
-import { fetchById, listAllTasks, listTasks, queueDepths } from '../src/reads.js'
-import { STATUSES } from '../src/schema.js'
+import { fetchById, listAllTasks, queueDepths } from '../src/reads.js'
 import { findEnded } from '../src/statements/find-ended.js'
 import { endedQueues, pruneTasks } from '../src/statements/prune.js'
-import type { Db } from '../src/vocabulary/db.js'
 import { definitionOf } from '../src/vocabulary/definition.js'
 import type { TaskId } from '../src/vocabulary/errors.js'
 import { defineQueue } from '../src/vocabulary/queue.js'
-import type { StoredTask } from '../src/vocabulary/stored-task.js'
-import type { TaskFilter } from '../src/vocabulary/task-filter.js'
 import { useDatabase } from './support/database.js'
+import { BUFFERS_PER_QUEUE, costOf, dbOf, explained, one, scanned, testPages } from './support/page-costs.js'
 
 const database = useDatabase()
 
 /** Tasks of `emails` that wait for a retry, each due later than every Pending task. */
 const RETRIES = 900
-const BUFFERS_PER_QUEUE = 100
 
 beforeAll(async () => {
   const { sql } = database
@@ -40,41 +35,7 @@ beforeAll(async () => {
 /** A worker of autovacuum would keep the rows from being marked as visible to all, and their index from answering alone. */
 const quiet = (sql: Sql) => sql`alter table apalis.jobs set (autovacuum_enabled = false)`
 
-type Read = (db: Db, filter: TaskFilter) => Promise<StoredTask<unknown>[]>
-
-const one =
-  (queue: string): Read =>
-  (db, filter) =>
-    listTasks(db, definitionOf(defineQueue<unknown>(queue)), filter)
-
-const READS: [name: string, queues: number, read: Read][] = [
-  ['a queue of finished tasks', 1, one('invoices')],
-  ['a queue with many retries', 1, one('emails')],
-  ['a queue of delayed tasks', 1, one('reports')],
-  ['all queues', QUEUES.length, listAllTasks],
-]
-
-const cases = READS.flatMap(([name, queues, read]) => STATUSES.map((status) => ({ name, queues, read, status })))
-
-describe('a page of ten out of 200,000 rows', () => {
-  it.each(cases)('reads at most 100 pages a queue: $status, $name, first page', async ({ queues, read, status }) => {
-    const { buffers, nodes, found } = await costOf(read, { status })
-    expect(found).toHaveLength(10)
-    expect(buffers).toBeLessThanOrEqual(BUFFERS_PER_QUEUE * queues)
-    expect(scanned(nodes)).toBe(false)
-  })
-
-  it.each(cases)('reads at most 100 pages a queue: $status, $name, by a cursor', async ({ queues, read, status }) => {
-    // Far inside, where there is so much.
-    const pages = [500, 50, 2, 1]
-    let after: string | undefined
-    for (const page of pages) after ??= (await read(database.db as unknown as Db, { status, page })).at(-1)?.cursor
-    const { buffers, nodes } = await costOf(read, { status, after })
-    expect(after).toBeDefined()
-    expect(buffers).toBeLessThanOrEqual(BUFFERS_PER_QUEUE * queues)
-    expect(scanned(nodes)).toBe(false)
-  })
-})
+testPages(database, 10)
 
 describe('a page of fifty out of 20,000 rows', () => {
   const small = useDatabase()
@@ -99,8 +60,8 @@ describe('a page of fifty out of 20,000 rows', () => {
     ['Done', 1, one('a')],
     ['Done', 2, listAllTasks],
   ] as const)('reads at most 100 pages a queue: %s of %i queues [NEXT-36]', async (status, queues, read) => {
-    const first = await costOf(read, { status, pageSize: 50 }, small)
-    const second = await costOf(read, { status, pageSize: 50, after: first.found.at(-1)?.cursor }, small)
+    const first = await costOf(small, read, { status, pageSize: 50 })
+    const second = await costOf(small, read, { status, pageSize: 50, after: first.found.at(-1)?.cursor })
     for (const { buffers, nodes, found } of [first, second]) {
       expect(found).toHaveLength(50)
       expect(buffers).toBeLessThanOrEqual(BUFFERS_PER_QUEUE * queues)
@@ -111,9 +72,9 @@ describe('a page of fifty out of 20,000 rows', () => {
 
 describe('other reads', () => {
   it('find one task by the primary key', async () => {
-    const [task] = await one('emails')(database.db as unknown as Db, {})
+    const [task] = await one('emails')(dbOf(database), {})
     const emails = definitionOf(defineQueue<unknown>('emails'))
-    const { buffers } = await explained((db) => fetchById(db, emails, task!.id))
+    const { buffers } = await explained(database, (db) => fetchById(db, emails, task!.id))
     expect(buffers).toBeLessThanOrEqual(4)
   })
 
@@ -121,7 +82,7 @@ describe('other reads', () => {
     const { sql } = database
     const waiting = await sql<{ id: TaskId }[]>`
       select id from apalis.jobs where status in ('Pending', 'Done') order by status desc, id limit ${count}`
-    const { buffers, nodes } = await explained((db) =>
+    const { buffers, nodes } = await explained(database, (db) =>
       findEnded(
         db,
         waiting.map(({ id }) => id),
@@ -132,33 +93,19 @@ describe('other reads', () => {
   })
 
   it('count the depths of queues without reading a task', async () => {
-    const { nodes } = await explained(queueDepths)
+    const { nodes } = await explained(database, queueDepths)
     const reads = nodes.filter(({ table }) => table === 'jobs').map(({ type }) => type)
     expect(new Set(reads)).toEqual(new Set(['Index Only Scan']))
   })
 
   it('find the queues with something to prune in the index', async () => {
-    const { buffers } = await explained(endedQueues)
+    const { buffers } = await explained(database, endedQueues)
     expect(buffers).toBeLessThanOrEqual(10 * QUEUES.length)
   })
 
   it.each(['Done', 'Failed', 'Killed'] as const)('find what is to prune by age: %s', async (status) => {
     const request = { queue: 'invoices', status, olderThanMs: 0, limit: 10 }
-    const { nodes } = await explained((db) => pruneTasks(db, request))
+    const { nodes } = await explained(database, (db) => pruneTasks(db, request))
     expect(scanned(nodes)).toBe(false)
   })
 })
-
-async function explained(call: (db: Db) => Promise<unknown>, { client, sql } = database): Promise<Cost> {
-  return cost(client, sql, (db) => call(db as unknown as Db))
-}
-
-async function costOf(read: Read, filter: TaskFilter, at = database) {
-  let found: StoredTask<unknown>[] = []
-  const call = async (db: Db) => (found = await read(db, filter))
-  return { ...(await explained(call, at)), found }
-}
-
-function scanned(nodes: Cost['nodes']): boolean {
-  return nodes.some(({ type, table }) => type === 'Seq Scan' && table === 'jobs')
-}
