@@ -3,18 +3,29 @@ import { prune } from './processes/prune.js'
 import { registerByAdmin } from './statements/register-by-admin.js'
 import type { Claim } from './vocabulary/claim.js'
 import { databaseError } from './vocabulary/database-error.js'
-import { databaseOrTransaction, type PgDb, type PgTx } from './vocabulary/db.js'
+import type { Change } from './vocabulary/change.js'
+import { databaseOrTransaction, isTransaction, type PgDb, type PgTx } from './vocabulary/db.js'
 import { checkQueueName, checkWorkerName } from './vocabulary/limits.js'
 import type { Pruned, PruneOptions } from './vocabulary/prune-options.js'
 import type { QueueDepth, QueueInfo, QueueStatsSnapshot } from './vocabulary/queue-info.js'
+import type { Selection } from './vocabulary/selection.js'
 import type { Statistic } from './vocabulary/statistics.js'
 import type { StoredTask } from './vocabulary/stored-task.js'
 import type { TaskFilter } from './vocabulary/task-filter.js'
 import type { WorkerRow } from './vocabulary/worker-row.js'
 import { lockAnyTask } from './processes/lock-task.js'
 import * as reads from './reads.js'
+import * as steering from './steering.js'
 
-/** What a person or a dashboard asks across queues; see {@link admin}. All of it throws {@link DatabaseError} when a statement fails. */
+/**
+ * What a person or a dashboard asks across queues; see {@link admin}. All of it throws {@link DatabaseError} when a statement
+ * fails.
+ *
+ * The calls that take a {@link Selection} are one statement each. They tell which tasks they have changed, and of those that
+ * were named by id also which they have not, and why; with `{ queue }` they change all that they can. They wait for tasks
+ * that a transaction holds: in the caller's transaction as long as that session does, otherwise for two seconds, after
+ * which they throw {@link DatabaseError} with `sqlState` `55P03` and nothing is changed.
+ */
 export interface Admin {
   /**
    * Tasks of all queues, of one status. A task whose payload cannot be read is listed with the reason.
@@ -77,6 +88,47 @@ export interface Admin {
    * @throws as `PostgresStorage.lockTask`.
    */
   lockTask(id: string, worker: string): Promise<Claim<unknown>>
+  /**
+   * Ends tasks that have not ended: they are Killed at once, and say in their result that they were cancelled. A handler that runs is told by
+   * its signal (`why` is `cancelled`) within a second where its worker listens, otherwise with its next heartbeat, and
+   * whatever it still does is not recorded. The attempt of a task that was Running is charged.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a malformed selection, and for a status other than Pending,
+   * Queued, Running and Failed.
+   */
+  cancel(which: Selection): Promise<Change>
+  /**
+   * Runs tasks now, or within a second, that are Killed (cancelled ones as well), Failed or due later. One that has used
+   * its attempts gets one more. Of a queue it retries what is Failed or Killed; tasks that are due later only with
+   * `status: 'Pending'`.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a malformed selection, and for a status other than Pending,
+   * Failed and Killed.
+   */
+  retryNow(which: Selection): Promise<Change>
+  /**
+   * Makes waiting tasks due at another time, Failed ones with attempts left among them.
+   *
+   * @param runAt - In the past: now.
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a malformed selection, a status other than Pending and Failed, and
+   * an instant that is no valid date.
+   */
+  reschedule(which: Selection, runAt: Date): Promise<Change>
+  /**
+   * Gives waiting tasks another priority, Failed ones with attempts left among them.
+   *
+   * @param priority - From 0; higher runs first.
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a malformed selection, a status other than Pending and Failed, and
+   * a priority that is no integer from 0 to 2^31-1.
+   */
+  setPriority(which: Selection, priority: number): Promise<Change>
+  /**
+   * Deletes tasks that have ended, of Failed ones those without an attempt left. Their idempotency keys become free.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a malformed selection, and for a status other than Done, Killed
+   * and Failed.
+   */
+  remove(which: Selection): Promise<Change>
 }
 
 /**
@@ -86,6 +138,7 @@ export interface Admin {
  */
 export function admin(dbOrTx: PgDb | PgTx): Admin {
   const db = databaseOrTransaction(dbOrTx, 'admin')
+  const place = { db, inTransaction: isTransaction(dbOrTx) }
   return {
     listAllTasks: (filter) => reads.listAllTasks(db, filter),
     listAllWorkers: () => reads.listAllWorkers(db),
@@ -107,5 +160,10 @@ export function admin(dbOrTx: PgDb | PgTx): Admin {
         throw databaseError(`registering worker ${name} in queue ${queue}`, error)
       }
     },
+    cancel: (which) => steering.cancel(place, which),
+    retryNow: (which) => steering.retryNow(place, which),
+    reschedule: (which, runAt) => steering.reschedule(place, which, runAt),
+    setPriority: (which, priority) => steering.setPriority(place, which, priority),
+    remove: (which) => steering.remove(place, which),
   }
 }

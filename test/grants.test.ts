@@ -344,6 +344,13 @@ describe('an administrator', () => {
     const old = { queue: 'emails', status: 'Done', olderThanMs: 86_400_000, limit: 10 } as const
     expect(await pruneTasks(statements, old)).toMatchObject({ tasks: 1 })
     expect(await pruneWorkers(statements, 1)).toBe(0)
+    const which = { ids: [taskId(1)] }
+    expect((await everything.setPriority(which, 3)).changed).toEqual([taskId(1)])
+    expect((await everything.reschedule(which, new Date())).changed).toEqual([taskId(1)])
+    expect((await everything.cancel(which)).changed).toEqual([taskId(1)])
+    expect((await everything.retryNow(which)).changed).toEqual([taskId(1)])
+    await everything.cancel({ queue: 'emails' })
+    expect((await everything.remove({ queue: 'emails' })).changed).toEqual([taskId(1)])
     await verifySchema(db)
     await setup(db)
   })

@@ -46,7 +46,7 @@ async function signsOfLifePerMinute(): Promise<number> {
   let statements = 0
   let hear: (channel: string) => void = () => undefined
   const listener = new Listener((channels, _signal, { onNotification }) => {
-    const [, alive] = channels
+    const alive = channels.at(-1)
     if (alive !== undefined) hear = () => onNotification(alive, '')
     const execute = () => {
       statements += 1
@@ -57,7 +57,13 @@ async function signsOfLifePerMinute(): Promise<number> {
   })
   const told: string[] = []
   const tell = (what: string) => () => void told.push(what)
-  const leave = listener.subscribe({ queue: 'mail', onWake: tell('wake'), onUp: tell('up'), onDown: tell('down') })
+  const leave = listener.subscribe({
+    queue: 'mail',
+    onWake: tell('wake'),
+    onCancel: tell('cancel'),
+    onUp: tell('up'),
+    onDown: tell('down'),
+  })
   await vi.advanceTimersByTimeAsync(MINUTE)
   const before = statements
   await vi.advanceTimersByTimeAsync(10 * MINUTE)

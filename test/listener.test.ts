@@ -8,7 +8,7 @@ import { listenOpener } from '../src/processes/listen-connection.js'
 import { Listener, type ListenerTimes } from '../src/processes/listener.js'
 import type { Db, PgDb } from '../src/vocabulary/db.js'
 import { isApalisError } from '../src/vocabulary/errors.js'
-import { CHANNEL } from '../src/vocabulary/notification.js'
+import { CANCEL_CHANNEL, CHANNEL } from '../src/vocabulary/notification.js'
 import { useDatabase } from './support/database.js'
 import { startProxy } from './support/proxy.js'
 import { until } from './support/until.js'
@@ -41,6 +41,7 @@ function subscriber(queue: string) {
     causes,
     queue,
     onWake: () => tell('wake'),
+    onCancel: (worker: string) => tell(`cancel ${worker}`),
     onUp: () => tell('up'),
     onDown: (cause: unknown) => {
       causes.push(cause)
@@ -132,6 +133,24 @@ describe('wake-ups', () => {
     await announce('{"job_type": "mail"}')
     await mail.next('wake')
     expect(mail.told).toEqual(['up', 'wake', 'wake'])
+  })
+})
+
+describe('cancellations', () => {
+  const cancelled = (payload: string) => database.sql.notify(CANCEL_CHANNEL, payload)
+
+  it('are told to the subscribers of their queue, with the name of the worker', async () => {
+    const listener = listenerOn(database.db)
+    const [mail, paint] = [subscriber('mail'), subscriber('paint')]
+    for (const one of [mail, paint]) listener.subscribe(one)
+    await Promise.all([mail, paint].map((one) => one.next('wake')))
+    for (const payload of ['', 'null', '{', '{"job_type": "mail"}', '{"job_type": "mail", "worker": 1}']) {
+      await cancelled(payload)
+    }
+    await cancelled('{"job_type": "mail", "worker": "mailer#1"}')
+    await mail.next('cancel mailer#1')
+    expect(mail.told).toEqual(['up', 'wake', 'cancel mailer#1'])
+    expect(paint.told).toEqual(['up', 'wake'])
   })
 })
 

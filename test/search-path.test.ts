@@ -21,6 +21,7 @@ import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { ack, statusOfClaims } from '../src/statements/ack.js'
 import { blockingSessions } from '../src/statements/blocking-sessions.js'
 import { claim } from '../src/statements/claim.js'
+import { findCancelled } from '../src/statements/find-cancelled.js'
 import { idsWithTakenKey, storedIds } from '../src/statements/find-tasks.js'
 import { heartbeat } from '../src/statements/heartbeat.js'
 import { lockTasks } from '../src/statements/lock-tasks.js'
@@ -33,6 +34,7 @@ import { indexBuildUnderWay, tryLockIndexBuild } from '../src/statements/setup-l
 import { sweep } from '../src/statements/sweep.js'
 import { encodeBatch } from '../src/vocabulary/batch.js'
 import type { Db } from '../src/vocabulary/db.js'
+import type { Fence } from '../src/vocabulary/outcome.js'
 import { STATUSES } from '../src/schema.js'
 import { announcements } from './support/announcements.js'
 import { useDatabase } from './support/database.js'
@@ -55,6 +57,8 @@ async function runEverything(connection: Record<string, string> = {}): Promise<v
   await clearTasks(database.sql)
   await runWork(db as unknown as Db)
   await runReads(db)
+  await clearTasks(database.sql)
+  await runSteering(db)
   await runSetup(db)
   await client.end()
 }
@@ -107,6 +111,27 @@ async function runWork(db: Db): Promise<void> {
   expect(await ownerStanding(db, { ...lock, taskId: taskId(2) })).toEqual({ queue, standing: 'worker' })
   expect(await release(db, mine)).toBe(true)
   expect(await lockTasks(db, lock)).toMatchObject([{ id: taskId(2), status: 'Running', queue }])
+}
+
+async function runSteering(db: PgDb): Promise<void> {
+  const everything = admin(db)
+  await storeWorker(database.sql, { id: 'mailer#1', queue: 'emails' })
+  await storeTask(database.sql, { id: taskId(1), queue: 'emails', status: 'Running', lockBy: 'mailer#1', lockAt: '0' })
+  const [fence] = await database.sql<Fence[]>`
+    select id, attempts, extract(epoch from lock_at)::float8 as "lockAt" from apalis.jobs`
+  for (const which of [{ ids: [taskId(1)] }, { queue: 'emails' }]) {
+    const one = { changed: [taskId(1)], refused: [] }
+    expect(await everything.cancel(which)).toEqual(one)
+    if ('ids' in which) {
+      expect(await findCancelled(db as unknown as Db, 'emails', 'mailer#1', [fence!])).toEqual(new Set([taskId(1)]))
+    }
+    expect(await everything.retryNow(which)).toEqual(one)
+    expect(await everything.reschedule(which, new Date())).toEqual(one)
+    expect(await everything.setPriority(which, 7)).toEqual(one)
+  }
+  await everything.cancel({ queue: 'emails' })
+  expect((await everything.remove({ ids: [taskId(1)] })).changed).toHaveLength(1)
+  expect((await everything.remove({ queue: 'emails' })).changed).toEqual([])
 }
 
 async function runReads(db: PgDb): Promise<void> {

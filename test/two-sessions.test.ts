@@ -3,6 +3,7 @@
  * not, and what is stored in the end.
  */
 import { beforeEach, describe, expect, it, onTestFinished } from 'vitest'
+import { admin, type Admin } from 'apalis-drizzle'
 import { ack } from '../src/statements/ack.js'
 import { claim } from '../src/statements/claim.js'
 import { heartbeat } from '../src/statements/heartbeat.js'
@@ -11,6 +12,7 @@ import { register } from '../src/statements/register.js'
 import { sweep } from '../src/statements/sweep.js'
 import type { Db } from '../src/vocabulary/db.js'
 import type { AckOutcome, Fence } from '../src/vocabulary/outcome.js'
+import { announcements } from './support/announcements.js'
 import { useDatabase } from './support/database.js'
 import { hold, waitingFor, type Held } from './support/held.js'
 import { clearTasks, rowOf, storeTask, storeTasks, storeWorker, taskId, workerRow } from './support/rows.js'
@@ -282,6 +284,235 @@ describe('a locked worker row', () => {
   })
 })
 
+/** A session with the plans of a large table: in a small one the planner may read all of it instead. */
+function lookingUpById(): Db {
+  const connection = { enable_seqscan: 'off', enable_hashjoin: 'off', enable_mergejoin: 'off' }
+  return database.connect({ max: 1, connection }).db as unknown as Db
+}
+
+/** The same in a transaction that stays open. */
+const adminIn = ({ db }: Session): Admin => admin(db)
+const adminNow = (): Admin => admin(database.db)
+
+describe('a cancellation and an acknowledgement', () => {
+  it('the acknowledgement under way counts: the cancellation waits, and is refused', async () => {
+    const { id, ...fence } = await claimOne()
+    const first = await begin()
+    expect(await ackWith(first.db, { id, ...fence })).toBe('Done')
+    const cancelled = adminNow().cancel({ ids: [id] })
+    await waitingFor(database.sql, first)
+    await first.end('commit')
+    expect(await cancelled).toEqual({ changed: [], refused: [{ id, reason: 'it has ended (Done)' }] })
+    expect(await rowOf(database.sql, id)).toMatchObject({ status: 'Done', attempts: 1, last_result: { Ok: null } })
+  })
+
+  it('of a failure under way that leaves attempts: the cancellation waits, and ends the task without charging it again', async () => {
+    const fence = await claimOne()
+    const first = await begin()
+    await ackWith(first.db, fence, { status: 'Failed', result: '{"Err":"x"}', due: { delayMs: 0 } })
+    const cancelled = adminNow().cancel({ queue })
+    await waitingFor(database.sql, first)
+    await first.end('commit')
+    expect((await cancelled).changed).toEqual([fence.id])
+    expect(await rowOf(database.sql, fence.id)).toMatchObject({ status: 'Killed', attempts: 1 })
+  })
+
+  it('the acknowledgement waits for the cancellation under way, and then changes nothing', async () => {
+    const fence = await claimOne()
+    const first = await begin()
+    expect((await adminIn(first).cancel({ ids: [fence.id] })).changed).toEqual([fence.id])
+    const acknowledged = ackWith(now(), fence)
+    await waitingFor(database.sql, first)
+    await first.end('commit')
+    expect(await acknowledged).toBeUndefined()
+    expect(await rowOf(database.sql, fence.id)).toMatchObject({ status: 'Killed', attempts: 1, lock_by: worker })
+  })
+
+  it('the acknowledgement counts after a cancellation that was undone', async () => {
+    const fence = await claimOne()
+    const first = await begin()
+    await adminIn(first).cancel({ ids: [fence.id] })
+    const acknowledged = ackWith(now(), fence)
+    await waitingFor(database.sql, first)
+    await first.end('rollback')
+    expect(await acknowledged).toBe('Done')
+  })
+
+  it('of many tasks do not deadlock, in whatever order they were asked for', async () => {
+    const acknowledging = lookingUpById()
+    for (let round = 0; round < 30; round++) {
+      await storeTasks(database.sql, 5, { queue })
+      const fences = await claimWith(now())
+      const ids = fences.map(({ id }) => id)
+      const entries = fences.map((fence) => ({ fence, outcome: done })).reverse()
+      const [written, cancelled, again] = await Promise.all([
+        ack(acknowledging, queue, worker, entries),
+        adminNow().cancel({ ids }),
+        adminNow().cancel({ ids: ids.toReversed() }),
+      ])
+      expect([...written.keys(), ...cancelled.changed, ...again.changed].toSorted()).toEqual(ids)
+      for (const id of written.keys()) expect(await rowOf(database.sql, id)).toMatchObject({ status: 'Done' })
+      await database.sql`delete from apalis.jobs`
+    }
+  })
+
+  it('take their tasks in the order of the ids: while it waits for the first, the acknowledgement has not locked the others', async () => {
+    await storeTasks(database.sql, 2, { queue })
+    const fences = await claimWith(now())
+    const held = await lockedBy(`select from apalis.jobs where id = '${taskId(1)}' for update`)
+    const entries = fences.map((fence) => ({ fence, outcome: done })).reverse()
+    const acknowledged = ack(lookingUpById(), queue, worker, entries)
+    await waitingFor(database.sql, held)
+    expect((await adminNow().cancel({ ids: [taskId(2)] })).changed).toEqual([taskId(2)])
+    await held.release()
+    expect([...(await acknowledged).keys()]).toEqual([taskId(1)])
+  })
+
+  it('that end in a deadlock all the same: the cancellation is tried again', async () => {
+    await storeTasks(database.sql, 3, { queue })
+    const lock = (n: number) => `select from apalis.jobs where id = '${taskId(n)}' for update`
+    const [second, third] = [await lockedBy(lock(2)), await lockedBy(lock(3))]
+    // It is the one that closes the circle, and the first to look whether there is one.
+    const { db } = database.connect({ max: 1, connection: { deadlock_timeout: '10ms' } })
+    const cancelled = admin(db).cancel({ queue })
+    await waitingFor(database.sql, second)
+    const crossing = third.session.unsafe(lock(1)).execute()
+    const [cancelling] = await database.sql<{ pid: number }[]>`
+      select pid from pg_stat_activity where ${second.pid} = any (pg_blocking_pids(pid))`
+    await waitingFor(database.sql, cancelling!)
+    await second.release()
+    await crossing
+    await third.release()
+    expect((await cancelled).changed.toSorted()).toEqual([taskId(1), taskId(2), taskId(3)])
+  })
+})
+
+describe('a cancellation and a sweep', () => {
+  it('the sweep passes over a task that is being cancelled, which stays so', async () => {
+    const { id } = await claimOne()
+    await fallSilent()
+    const first = await begin()
+    await adminIn(first).cancel({ queue })
+    expect(await sweepWith(impatient())).toEqual([])
+    await first.end('commit')
+    expect(await sweepWith(now())).toEqual([])
+    expect(await rowOf(database.sql, id)).toMatchObject({ status: 'Killed', attempts: 1 })
+  })
+
+  it('a task that is being swept is cancelled in the end, and charged once', async () => {
+    const { id } = await claimOne()
+    await fallSilent()
+    const first = await begin()
+    expect(await sweepWith(first.db)).toEqual([id])
+    const cancelled = adminNow().cancel({ ids: [id] })
+    await waitingFor(database.sql, first)
+    await first.end('commit')
+    expect((await cancelled).changed).toEqual([id])
+    expect(await rowOf(database.sql, id)).toMatchObject({ status: 'Killed', attempts: 1, lock_by: null })
+    expect(await claimWith(now())).toEqual([])
+  })
+})
+
+describe('a cancellation and a claim', () => {
+  it('a task that is being claimed is cancelled when that is done, and its worker is told', async () => {
+    await storeTask(database.sql, { id: taskId(1), queue })
+    const first = await begin()
+    const told = await announcements(
+      database.sql,
+      async () => {
+        expect(await claimWith(first.db)).toHaveLength(1)
+        const cancelled = adminNow().cancel({ queue })
+        await waitingFor(database.sql, first)
+        await first.end('commit')
+        expect((await cancelled).changed).toEqual([taskId(1)])
+      },
+      'apalis_drizzle::cancel',
+    )
+    expect(told).toHaveLength(1)
+    expect(await rowOf(database.sql, taskId(1))).toMatchObject({ status: 'Killed', attempts: 1, lock_by: worker })
+  })
+
+  it('a task that is being cancelled is not claimed, and nobody waits', async () => {
+    await storeTask(database.sql, { id: taskId(1), queue })
+    const first = await begin()
+    await adminIn(first).cancel({ queue })
+    expect(await claimWith(impatient())).toEqual([])
+    await first.end('commit')
+    expect(await claimWith(now())).toEqual([])
+  })
+})
+
+describe.each(['retryNow', 'reschedule', 'setPriority'] as const)('%s and a claim', (call) => {
+  const later = new Date('2100-01-01')
+  const steer = (on: Admin) => {
+    const which = { ids: [taskId(1)] }
+    return call === 'retryNow'
+      ? on.retryNow(which)
+      : call === 'reschedule'
+        ? on.reschedule(which, later)
+        : on.setPriority(which, 7)
+  }
+
+  it('the task that is being claimed stays as it is', async () => {
+    await storeTask(database.sql, { id: taskId(1), queue, status: 'Failed', attempts: 1, doneAt: '-1 minute' })
+    const first = await begin()
+    expect(await claimWith(first.db)).toHaveLength(1)
+    const steered = steer(adminNow())
+    await waitingFor(database.sql, first)
+    await first.end('commit')
+    expect(await steered).toEqual({ changed: [], refused: [{ id: taskId(1), reason: 'a worker holds it (Running)' }] })
+    expect(await rowOf(database.sql, taskId(1))).toMatchObject({ status: 'Running', attempts: 1, priority: 0 })
+  })
+
+  it('the claim passes over the task that is being changed', async () => {
+    await storeTask(database.sql, {
+      id: taskId(1),
+      queue,
+      ...(call === 'retryNow' && { status: 'Killed', attempts: 1, doneAt: '-1 minute' }),
+    })
+    const first = await begin()
+    expect((await steer(adminIn(first))).changed).toEqual([taskId(1)])
+    expect(await claimWith(impatient())).toEqual([])
+    await first.end('commit')
+    if (call === 'reschedule') expect(await claimWith(now())).toEqual([])
+    else await until(async () => (await claimWith(now())).length === 1, 'the task is claimed')
+  })
+})
+
+describe('a removal', () => {
+  it('waits for the acknowledgement that ends the task', async () => {
+    const fence = await claimOne()
+    const first = await begin()
+    await ackWith(first.db, fence)
+    const removed = adminNow().remove({ ids: [fence.id] })
+    await waitingFor(database.sql, first)
+    await first.end('commit')
+    expect((await removed).changed).toEqual([fence.id])
+    expect(await rowOf(database.sql, fence.id)).toBeUndefined()
+  })
+
+  it.each([{ ids: [taskId(1)] }, { queue }])('leaves a task that is being retried: %o', async (which) => {
+    await storeTask(database.sql, { id: taskId(1), queue, status: 'Killed', attempts: 1, doneAt: '-1 minute' })
+    const first = await begin()
+    await adminIn(first).retryNow({ queue })
+    const removed = adminNow().remove(which)
+    await waitingFor(database.sql, first)
+    await first.end('commit')
+    expect((await removed).changed).toEqual([])
+    expect(await rowOf(database.sql, taskId(1))).toMatchObject({ status: 'Pending' })
+  })
+
+  it.each(['remove', 'retryNow', 'cancel'] as const)('leaves nothing to %s', async (call) => {
+    await storeTask(database.sql, { id: taskId(1), queue, status: 'Killed', attempts: 1, doneAt: '-1 minute' })
+    const first = await begin()
+    await adminIn(first).remove({ queue })
+    const other = adminNow()[call]({ ids: [taskId(1)] })
+    await waitingFor(database.sql, first)
+    await first.end('commit')
+    expect(await other).toEqual({ changed: [], refused: [{ id: taskId(1), reason: 'no task has this id' }] })
+  })
+})
+
 describe('the fence: after the earliest claim that can follow, the old acknowledgement changes nothing', () => {
   /** Claims as soon as the database allows it. */
   async function claimAgain(token = leaseToken): Promise<Fence> {
@@ -318,8 +549,25 @@ describe('the fence: after the earliest claim that can follow, the old acknowled
   it('of a task that an administrator retries with a larger budget', async () => {
     const old = await claimOne()
     await ackWith(now(), old, { status: 'Killed', result: '{"Err":"x"}' })
-    await database.sql`update apalis.jobs set status = 'Pending', max_attempts = max_attempts + 1, run_at = now(),
-      lock_by = null, lock_at = null, done_at = null`
+    await adminNow().retryNow({ queue })
+    await expectOldAckToBeStale(old)
+  })
+
+  it('of a task that was cancelled before it started, and is retried', async () => {
+    const old = await claimOne()
+    await database.sql`update apalis.jobs set status = 'Queued'`
+    await adminNow().cancel({ queue })
+    await adminNow().retryNow({ queue })
+    await expectOldAckToBeStale(old)
+  })
+
+  it.each<[string, (id: string) => Promise<unknown>]>([
+    ['retried', (id) => adminNow().retryNow({ ids: [id] })],
+    ['rescheduled', (id) => adminNow().reschedule({ ids: [id] }, new Date(0))],
+  ])('of a task that was deferred for long, and is %s', async (_, steer) => {
+    const old = await claimOne()
+    await ackWith(now(), old, { status: 'Pending', due: { delayMs: 3_600_000 } })
+    await steer(old.id)
     await expectOldAckToBeStale(old)
   })
 

@@ -2,6 +2,7 @@
  * Acknowledgements of claims that no worker of this process keeps: the application locked them by id. They go over its own
  * database, one by one, and are tried for a while; there is no loop that could go on for longer.
  */
+import { findCancelled } from '../statements/find-cancelled.js'
 import { databaseError } from '../vocabulary/database-error.js'
 import type { Db } from '../vocabulary/db.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
@@ -11,8 +12,8 @@ import { AckGroup, type AckAnswer } from './ack-group.js'
 import { claimStands } from './ack-in-tx.js'
 import { within } from './deadlines.js'
 import { endedHere } from './ended-here.js'
-import type { HeldClaim } from './held-claim.js'
-import { reportOutcome, reportRetryFailure } from './outcome-report.js'
+import type { HeldClaim, LossReason } from './held-claim.js'
+import { reportLostClaim, reportOutcome, reportRetryFailure } from './outcome-report.js'
 import { reporter } from './report.js'
 
 const DEADLINE_MS = 30_000
@@ -49,14 +50,22 @@ export function ackAlone(
       const answer = await within<AckAnswer>(deadlineMs, submitted, () => 'given-up')
       acks.giveUp()
       held.state = 'over'
-      const inTransaction = typeof answer === 'object' && answer.inTransaction
-      const recorded = inTransaction ? held.inTransaction! : { outcome, cause }
-      reportOutcome(report, held, recorded.outcome, answer, recorded.cause)
+      if (answer === 'stale') reportLostClaim(report, held, await whyLost(db, queue.name, worker, held))
+      else {
+        const inTransaction = typeof answer === 'object' && answer.inTransaction
+        const recorded = inTransaction ? held.inTransaction! : { outcome, cause }
+        reportOutcome(report, held, recorded.outcome, answer, recorded.cause)
+      }
       if (typeof answer === 'object') endedHere(db, held.id)
       if (answer === 'given-up') throw databaseError(`acknowledging task ${held.id}`, failure, NEXT_STEP)
       return answer
     },
   }
+}
+
+async function whyLost(db: Db, queue: string, worker: string, { fence }: HeldClaim): Promise<LossReason> {
+  const cancelled = await findCancelled(db, queue, worker, [fence]).catch(() => new Set())
+  return cancelled.size > 0 ? 'cancelled' : 'claim-lost'
 }
 
 const NEXT_STEP =

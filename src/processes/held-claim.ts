@@ -9,6 +9,8 @@ export interface HeldRow extends TaskRow {
   readonly lockAt: number
 }
 
+export type LossReason = 'claim-lost' | 'cancelled'
+
 /**
  * One claim of one task, as this process holds it. A later claim of the same task is another object, so that what an
  * earlier run still does cannot touch it.
@@ -18,7 +20,7 @@ export interface HeldRow extends TaskRow {
  * - `acking`: its outcome, or that it goes back unstarted, is on the way to the database, which decides whether the
  *   claim is still good.
  * - `over`: acknowledged; nothing of it reaches the database any more.
- * - `lost`: neither, because the database no longer counts it as ours.
+ * - `lost`: neither, because the database no longer counts it as ours; `lostBecause` says why.
  */
 export class HeldClaim {
   state: 'buffered' | 'running' | 'acking' | 'over' | 'lost' = 'buffered'
@@ -33,6 +35,7 @@ export class HeldClaim {
   inTransaction: { readonly outcome: AckOutcome; readonly cause: unknown } | undefined
   /** Why `signal` aborted, if it did. */
   abortedBecause: TaskAbortedError['why'] | undefined
+  lostBecause: LossReason | undefined
   /** Where the application acknowledges it: resolves when it has, or when there is no more waiting for that. */
   readonly dismissed: Promise<void>
   #dismiss: () => void = () => undefined
@@ -86,9 +89,10 @@ export class HeldClaim {
   }
 
   /** The database no longer counts it as ours: the handler is told, and nothing it does is recorded. */
-  lose(): void {
+  lose(why: LossReason): void {
     this.state = 'lost'
-    this.abort('claim-lost')
+    this.lostBecause = why
+    this.abort(why)
     this.dismiss()
   }
 }

@@ -10,7 +10,7 @@
  *   Entering this state wakes every subscriber, because notifications of the meantime are lost.
  */
 import { InvalidArgumentError, NotifyListenerError } from '../vocabulary/errors.js'
-import { CHANNEL, parseNotification } from '../vocabulary/notification.js'
+import { CANCEL_CHANNEL, CHANNEL, parseCancellation, parseNotification } from '../vocabulary/notification.js'
 import { database, primary, type PgDb } from '../vocabulary/db.js'
 import { newNotifyListener, type NotifyListener } from '../vocabulary/notify-listener.js'
 import { pause, unlessAborted } from './abort.js'
@@ -20,6 +20,8 @@ export interface Subscriber {
   readonly queue: string
   /** There may be new tasks. */
   onWake(): void
+  /** Tasks that this worker of the queue holds were cancelled. */
+  onCancel(worker: string): void
   onUp(): void
   onDown(cause: unknown): void
 }
@@ -116,7 +118,7 @@ export class Listener {
     const late = setTimeout(() => over.abort(new Error(TOO_LATE)), this.times.openTimeoutMs)
     let connection: ListenConnection | undefined
     try {
-      connection = await this.open([CHANNEL, this.#pingChannel], over.signal, {
+      connection = await this.open([CHANNEL, CANCEL_CHANNEL, this.#pingChannel], over.signal, {
         onNotification: (channel, payload) => {
           if (!over.signal.aborted) this.#notified(channel, payload)
         },
@@ -166,9 +168,17 @@ export class Listener {
 
   #notified(channel: string, payload: string): void {
     if (channel === this.#pingChannel) return this.#onPong()
+    if (channel === CANCEL_CHANNEL) return this.#cancelled(payload)
     const notification = parseNotification(payload)
     if (notification === undefined) return
     for (const subscriber of this.#subscribers) if (subscriber.queue === notification.queue) subscriber.onWake()
+  }
+
+  #cancelled(payload: string): void {
+    const cancellation = parseCancellation(payload)
+    if (cancellation === undefined) return
+    const { queue, worker } = cancellation
+    for (const subscriber of this.#subscribers) if (subscriber.queue === queue) subscriber.onCancel(worker)
   }
 
   #up(): void {

@@ -1,8 +1,9 @@
 /** What an operator reads about the end of a claim. */
-import type { TaskId } from '../vocabulary/errors.js'
+import { TaskAbortedError, type TaskId } from '../vocabulary/errors.js'
 import type { Orphan } from '../vocabulary/orphan.js'
 import type { AckOutcome } from '../vocabulary/outcome.js'
 import type { AckAnswer } from './ack-group.js'
+import type { LossReason } from './held-claim.js'
 import { inWords, type Report } from './report.js'
 
 /** The text of an application's error may quote a payload, so it does not stand in a message. */
@@ -18,10 +19,9 @@ export function reportOutcome(
   report: Report,
   { id, attempt }: EndedClaim,
   outcome: AckOutcome,
-  answer: AckAnswer,
+  answer: Exclude<AckAnswer, 'stale'>,
   cause: unknown,
 ): void {
-  if (answer === 'stale') return reportLostClaim(report, { id, attempt })
   if (answer === 'given-up') {
     const message = `task ${id} ended as ${outcome.status}, which could not be recorded; it may run again`
     return report('error', message, { type: 'task.stale', id, attempt })
@@ -60,7 +60,12 @@ export function reportLateError(report: Report, { id }: EndedClaim, cause: unkno
   report('warn', message, { type: 'worker.error', operation, cause })
 }
 
-export function reportLostClaim(report: Report, { id, attempt }: EndedClaim): void {
+export function reportLostClaim(report: Report, { id, attempt }: EndedClaim, why: LossReason): void {
+  if (why === 'cancelled') {
+    // Somebody wanted it so, which is no reason for alarm.
+    const cause = new TaskAbortedError('cancelled', id)
+    return report('info', `task ${id} was cancelled in attempt ${attempt}`, { type: 'task.killed', id, attempt, cause })
+  }
   const message = `the claim of task ${id} was lost; whatever came of it is not recorded here, another run decides`
   report('warn', message, { type: 'task.stale', id, attempt })
 }

@@ -8,6 +8,7 @@
  *   has taken the tasks. The worker begins a new session.
  */
 import { claim } from '../statements/claim.js'
+import { findCancelled } from '../statements/find-cancelled.js'
 import type { Heartbeat } from '../statements/heartbeat.js'
 import { markRunning } from '../statements/mark-running.js'
 import { nextDueMs } from '../statements/next-due.js'
@@ -22,7 +23,7 @@ import { ClaimLoop } from './claim-loop.js'
 import type { ControlClient } from './control-client.js'
 import { within, type Deadlines } from './deadlines.js'
 import { handOut } from './handed-out.js'
-import { HeldClaim } from './held-claim.js'
+import { HeldClaim, type LossReason } from './held-claim.js'
 import type { IdleWatch } from './idle-watch.js'
 import { KeepAlive } from './keep-alive.js'
 import type { Outages } from './outages.js'
@@ -69,6 +70,9 @@ export class Session<Args, Result> {
   #unacknowledged = 0
   /** Whatever is under way with a held claim that is not buffered, and the hand-backs of strays. */
   readonly #tasks = new Set<Promise<unknown>>()
+  /** How often it was told that tasks may have been cancelled. */
+  #cancelHints = 0
+  #lookingForCancelled = false
   readonly #strays: Strays
   readonly #acks: AckGroup
   readonly #keepAlive: KeepAlive
@@ -115,6 +119,12 @@ export class Session<Args, Result> {
   /** Tells that there may be a new task. */
   hint(): void {
     this.#claims.hint()
+  }
+
+  /** Tells that tasks of this worker may have been cancelled. Whoever tells during a look shares the next one. */
+  lookForCancelled(): void {
+    this.#cancelHints += 1
+    if (!this.#lookingForCancelled) this.#track(this.#dropCancelled())
   }
 
   /**
@@ -181,8 +191,11 @@ export class Session<Args, Result> {
     const request = { queue, worker, leaseToken, limit, running, thresholdMs: settings.reenqueueOrphanedAfterMs }
     const wasIdle = this.#held.size === 0
     const sentAt = performance.now()
+    const cancelHints = this.#cancelHints
     const rows = await control.run((db) => claim(db, request))
     for (const row of rows) this.#hold(row)
+    // They may have been meant although their claim was still on its way.
+    if (cancelHints !== this.#cancelHints) this.lookForCancelled()
     this.#fillSlots()
     if (this.#state !== 'working') this.#handBackBuffer()
     if (wasIdle && rows.length === 0) idleWatch.noteIdle(sentAt)
@@ -204,7 +217,7 @@ export class Session<Args, Result> {
   #supersede(earlier: HeldClaim, row: ClaimedRow): void {
     const failedInTransaction = earlier.inTransaction?.outcome.status === 'Failed' && row.attempts === earlier.attempt
     if (failedInTransaction) this.#endInTransaction(earlier, { written: 'Failed', inTransaction: true })
-    else this.#forget(earlier)
+    else this.#forget(earlier, 'claim-lost')
   }
 
   #fillSlots(): void {
@@ -307,8 +320,8 @@ export class Session<Args, Result> {
   /** Offers an outcome to the database, unless the claim is lost already, and reports what became of it. */
   async #record(held: HeldClaim, outcome: AckOutcome, cause?: unknown): Promise<AckAnswer> {
     const { report } = this.parts
-    if (held.state === 'lost') {
-      reportLostClaim(report, held)
+    if (held.lostBecause !== undefined) {
+      reportLostClaim(report, held, held.lostBecause)
       return 'stale'
     }
     held.state = 'acking'
@@ -318,7 +331,8 @@ export class Session<Args, Result> {
       return answer
     }
     this.#end(held)
-    if (answer === 'given-up' && held.inTransaction !== undefined) reportUnknown(report, held)
+    if (answer === 'stale') reportLostClaim(report, held, await this.#whyLost(held))
+    else if (answer === 'given-up' && held.inTransaction !== undefined) reportUnknown(report, held)
     else reportOutcome(report, held, outcome, answer, cause)
     return answer
   }
@@ -329,7 +343,7 @@ export class Session<Args, Result> {
   }
 
   /** A transaction of the application has acknowledged it. */
-  #endInTransaction(held: HeldClaim, answer: AckAnswer): void {
+  #endInTransaction(held: HeldClaim, answer: Exclude<AckAnswer, string>): void {
     this.#end(held)
     const { outcome, cause } = held.inTransaction!
     reportOutcome(this.parts.report, held, outcome, answer, cause)
@@ -368,27 +382,78 @@ export class Session<Args, Result> {
   /** Claims that the database no longer counts as ours are lost; tasks that only the database counts as ours go back. */
   #reconcile(beat: Heartbeat, sentAt: number): void {
     const owned = new Map(beat.owned.map((fence) => [fence.id, fence]))
-    for (const held of this.#held.values()) {
-      if (held.state === 'acking' || held.heldSince > sentAt || held.isClaimOf(owned.get(held.id))) continue
-      if (held.inTransaction === undefined) this.#forget(held)
-      else this.#track(this.#forgetUnlessAcknowledged(held))
-    }
+    const missing = [...this.#held.values()].filter(
+      (held) => held.state !== 'acking' && held.heldSince <= sentAt && !held.isClaimOf(owned.get(held.id)),
+    )
+    if (missing.length > 0) this.#track(this.#letGo(missing))
     const unknown = beat.owned.filter((fence) => !this.#held.get(fence.id)?.isClaimOf(fence))
     for (const stray of this.#strays.seen(unknown, performance.now())) this.#track(this.#handBackStray(stray))
   }
 
-  /** Its handler goes on when a transaction of the application, and not somebody else, has ended the claim. */
-  async #forgetUnlessAcknowledged(held: HeldClaim): Promise<void> {
-    if ((await this.#settle(held)) === 'stale' && held.state === 'running') this.#forget(held)
+  async #letGo(missing: readonly HeldClaim[]): Promise<void> {
+    // None of them is to start meanwhile.
+    for (const held of missing) this.#unbuffer(held)
+    const cancelled = await this.#cancelledAmong(missing)
+    for (const held of missing) {
+      if (cancelled.has(held.id)) this.#forget(held, 'cancelled')
+      else if (held.inTransaction === undefined) this.#forget(held, 'claim-lost')
+      else this.#track(this.#forgetUnlessAcknowledged(held))
+    }
   }
 
-  /** A claim that is lost without having been acknowledged. A running handler ends in `record`, which reports it. */
-  #forget(held: HeldClaim): void {
-    const wasBuffered = held.state === 'buffered'
-    held.lose()
-    this.#held.delete(held.id)
-    if (wasBuffered) this.#buffer.splice(this.#buffer.indexOf(held), 1)
-    if (wasBuffered) reportLostClaim(this.parts.report, held)
+  /** Its handler goes on when a transaction of the application, and not somebody else, has ended the claim. */
+  async #forgetUnlessAcknowledged(held: HeldClaim): Promise<void> {
+    if ((await this.#settle(held)) === 'stale') this.#forget(held, 'claim-lost')
+  }
+
+  async #dropCancelled(): Promise<void> {
+    this.#lookingForCancelled = true
+    let seen: number
+    do {
+      seen = this.#cancelHints
+      const claims = [...this.#held.values()]
+      const cancelled = await this.#cancelledAmong(claims)
+      for (const held of claims) if (cancelled.has(held.id)) this.#forget(held, 'cancelled')
+    } while (seen !== this.#cancelHints)
+    this.#lookingForCancelled = false
+  }
+
+  async #whyLost(held: HeldClaim): Promise<LossReason> {
+    return (await this.#cancelledAmong([held])).has(held.id) ? 'cancelled' : 'claim-lost'
+  }
+
+  /** The ids of those that were cancelled; none when the database does not say, which the next heartbeat makes good. */
+  async #cancelledAmong(claims: readonly HeldClaim[]): Promise<ReadonlySet<string>> {
+    if (claims.length === 0) return new Set()
+    const { control, registration, outages } = this.parts
+    const operation = 'looking for cancelled tasks'
+    const fences = claims.map(({ fence }) => fence)
+    try {
+      const ids = await control.run((db) => findCancelled(db, registration.queue, registration.worker, fences))
+      outages.worked(operation)
+      return ids
+    } catch (error) {
+      outages.failed(operation, error)
+      return new Set()
+    }
+  }
+
+  /**
+   * A claim that is lost without having been acknowledged. A running handler ends in `record`, which reports it. One that is
+   * being acknowledged learns it from the database.
+   */
+  #forget(held: HeldClaim, why: LossReason): void {
+    const { state } = held
+    if (state !== 'buffered' && state !== 'running') return
+    held.lose(why)
+    if (this.#held.get(held.id) === held) this.#held.delete(held.id)
+    this.#unbuffer(held)
+    if (state === 'buffered') reportLostClaim(this.parts.report, held, why)
+  }
+
+  #unbuffer(held: HeldClaim): void {
+    const place = this.#buffer.indexOf(held)
+    if (place !== -1) this.#buffer.splice(place, 1)
   }
 
   /** The answer of its claim was lost on the way, so nobody works on it. If it is no longer ours either, all is well. */
@@ -429,7 +494,7 @@ export class Session<Args, Result> {
     void this.#claims.stop()
     this.parts.report('error', `lost its registration: ${inWords(cause)}${next}`, { type: 'heartbeat.lost', cause })
     this.#handBackBuffer()
-    for (const held of this.#held.values()) if (held.state === 'running') this.#forget(held)
+    for (const held of this.#held.values()) if (held.state === 'running') this.#forget(held, 'claim-lost')
   }
 
   /** Whoever pressed Ctrl-C wants to know why the process is still there. */

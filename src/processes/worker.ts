@@ -214,8 +214,13 @@ export class QueueWorker<Args, Result> implements Runnable {
     this.#unsubscribe = listener.subscribe({
       queue: this.queue,
       onWake: () => this.#session?.hint(),
+      onCancel: (worker) => {
+        if (worker === this.#name) this.#session?.lookForCancelled()
+      },
       onUp: () => {
         this.#listening = true
+        // Of what was cancelled before nobody has told.
+        this.#session?.lookForCancelled()
         this.#report(wasDown ? 'warn' : 'info', 'notifications are on', { type: 'listener.up' })
         wasDown = false
       },

@@ -1,7 +1,8 @@
-import { and, eq, or, sql, type SQL } from 'drizzle-orm'
+import { and, eq, not, or, sql, type SQL } from 'drizzle-orm'
 import { jobs } from '../schema.js'
 import { announced } from '../vocabulary/announce.js'
 import { arrayLiteral } from '../vocabulary/array-literal.js'
+import { CANCELLED } from '../vocabulary/cancellation.js'
 import { attemptsCharged, budgetUsed } from '../vocabulary/charge.js'
 import { guard, owned } from '../vocabulary/claimable.js'
 import { prepared, type Db } from '../vocabulary/db.js'
@@ -18,8 +19,13 @@ export async function ack(
   worker: string,
   entries: readonly AckEntry[],
 ): Promise<Map<string, string>> {
-  const rows = await prepared(db, ackStatement).execute({ queue, worker, ...parameters(entries) })
+  const rows = await prepared(db, ackStatement).execute({ queue, worker, ...parameters(inLockOrder(entries)) })
   return new Map(rows.map((row) => [row.id, row.status]))
+}
+
+/** The order in which a cancellation locks tasks, too; otherwise each might wait for a task that the other has locked. */
+function inLockOrder(entries: readonly AckEntry[]): readonly AckEntry[] {
+  return entries.toSorted((a, b) => (a.fence.id < b.fence.id ? -1 : 1))
 }
 
 /** The claims as rows of arrays: one constant text for any number. */
@@ -105,7 +111,9 @@ export async function statusOfClaims(
 function statusStatement(db: Db) {
   const held = and(owned(), sql`${jobs.attempts} = claim.attempts`)
   const asWritten = sql`(${jobs.status} = claim.outcome or (claim.outcome = 'Failed' and ${jobs.status} = 'Killed'))`
-  const acknowledged = and(asWritten, sql`${jobs.attempts} = claim.attempts + 1`)
+  // A cancellation writes almost the same.
+  const cancelled = sql`${jobs.lastResult} is not distinct from ${CANCELLED}`
+  const acknowledged = and(asWritten, sql`${jobs.attempts} = claim.attempts + 1`, not(cancelled))
   return db
     .select({ id: jobs.id, status: sql<string>`${jobs.status}` })
     .from(jobs)

@@ -76,9 +76,14 @@ export function database(db: PgDb, call: string): Db {
   return primary(db)
 }
 
-/** Either of them, where both will do. */
+/** Whether it is a transaction, where both will do. */
+export function isTransaction(dbOrTx: PgDb | PgTx): boolean {
+  return typeof (dbOrTx as Partial<PgTx> | undefined)?.rollback === 'function'
+}
+
+/** Either of them. */
 export function databaseOrTransaction(dbOrTx: PgDb | PgTx, call: string): Db {
-  if (typeof (dbOrTx as Partial<PgTx> | undefined)?.rollback === 'function') return dbOrTx as unknown as Db
+  if (isTransaction(dbOrTx)) return dbOrTx as unknown as Db
   return database(dbOrTx as PgDb, call)
 }
 

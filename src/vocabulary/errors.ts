@@ -331,7 +331,7 @@ const ABORT_REASONS = {
   shutdown: 'the worker is shutting down and its stopTimeoutMs has passed; the task returns to the queue uncharged.',
   timeout: "it ran longer than the queue's timeoutMs; the attempt counts as failed.",
   'claim-lost': 'the worker no longer holds it; whatever the handler still does is not recorded.',
-  cancelled: 'it was cancelled.',
+  cancelled: 'it was cancelled; whatever the handler still does is not recorded.',
 } as const satisfies Record<TaskAbortedError['why'], string>
 
 /** Shared by all copies of the library, as `BRAND` is. */
