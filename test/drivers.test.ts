@@ -22,6 +22,7 @@ import {
   verifySchema,
   type Completed,
   type Handler,
+  type TaskResult,
   type WorkerEvent,
 } from '../src/index.js'
 import { PushGroup } from '../src/processes/push-group.js'
@@ -187,6 +188,26 @@ describe.each([
       await storage.ack(claim, { status: 'Done', result: { sent_to: 'ada' } })
     }
     expect((await stored()).map(({ status, attempts }) => `${status} ${attempts}`)).toEqual(Array(3).fill('Done 1'))
+  })
+
+  it('takes tasks from a stream, and tells how each of them ended', async () => {
+    const storage = new PostgresStorage(db, queue, { bufferSize: 3, pollIntervalMs: 10, onEvent: () => undefined })
+    const tasks = Array.from({ length: 7 }, (_, n) => queue.task(args(n), { maxAttempts: 1 }))
+    const writer = storage.sink().getWriter()
+    await Promise.all(tasks.map((task) => writer.write(task)))
+    await writer.close()
+    const worker = storage.worker(({ order_id }) => {
+      if (order_id === 4) throw new Error('mailbox full')
+      return { sent_to: `order ${order_id}` }
+    })
+    await worker.start()
+    const ids = (await stored()).map(({ id }) => id)
+    const results: TaskResult<{ sent_to: string }>[] = []
+    for await (const result of storage.waitFor(ids)) results.push(result)
+    await worker.stop()
+    expect(await storage.checkStatus(results.map(({ id }) => id))).toEqual(results)
+    const told = results.map((result) => (result.status === 'Done' ? result.result.sent_to : result.error))
+    expect(told.sort()).toEqual(['mailbox full', ...[0, 1, 2, 3, 5, 6].map((n) => `order ${n}`)])
   })
 
   it('wakes an idle worker for a task that is committed, and for one that becomes due', async () => {

@@ -40,10 +40,8 @@ async function all<T>(series: AsyncIterable<T>): Promise<T[]> {
 }
 
 /** A database that tells which ids it is asked for, before it is asked. */
-function watched(onAsk: (ids: string[], ask: number) => void, url?: string): PgDb {
+function watched(onAsk: (ids: string[], ask: number) => void, client = database.connect().client): PgDb {
   let asks = 0
-  const client = url === undefined ? database.connect().client : postgres(url, { max: 1, onnotice: () => undefined })
-  if (url !== undefined) clients.push(client)
   const logQuery = (text: string, [ids]: unknown[]) => {
     if (text.includes('wanted')) onAsk(String(ids).match(/\w{26}/g) ?? [], ++asks)
   }
@@ -52,11 +50,14 @@ function watched(onAsk: (ids: string[], ask: number) => void, url?: string): PgD
 
 const clients: postgres.Sql[] = []
 
-function unreachable(): PgDb {
-  const client = postgres('postgres://localhost:1/none', { connect_timeout: 1 })
+/** Closed after the test. */
+function clientOf(url: string): postgres.Sql {
+  const client = postgres(url, { max: 1, connect_timeout: 1, onnotice: () => undefined })
   clients.push(client)
-  return drizzle({ client })
+  return client
 }
+
+const unreachable = (): PgDb => drizzle({ client: clientOf('postgres://localhost:1/none') })
 
 afterEach(async () => {
   await Promise.all(clients.splice(0).map((client) => client.end({ timeout: 1 })))
@@ -185,11 +186,12 @@ describe('waitFor', () => {
   it('throws once for a task that two polls in a row did not find [NEXT-48]', async () => {
     await stored(one)
     const asks: string[][] = []
+    const { client } = database.connect({ max: 1 })
     const db = watched((ids, ask) => {
       asks.push(ids)
-      // The transaction that pushes it commits after the first poll.
-      if (ask === 1) void stored(three)
-    })
+      // On the one connection it comes before the second poll.
+      if (ask === 2) void client`insert into apalis.jobs (id, job_type, job) values (${three}, 'emails', '')`.execute()
+    }, client)
     const results = storageOf(db).waitFor([one, two, three])[Symbol.asyncIterator]()
     expect(await caught(results.next())).toMatchObject({ code: 'TASK_NOT_FOUND', operation: 'waitFor', taskId: two })
     expect(asks).toEqual([
@@ -216,7 +218,8 @@ describe('waitFor', () => {
       await hold.opened
       return `${args} of ${queue.name}`
     })
-    await expect.poll(() => asks.length).toBeGreaterThan(1)
+    // Until the polls are so far apart that none of them can be what finds it.
+    await expect.poll(() => asks.length, { timeout: 5_000 }).toBeGreaterThan(3)
     hold.open()
     expect(await first).toMatchObject({ value: { id: here, result: `a of ${queue.name}` } })
     expect(asks.at(-1)).toEqual([here])
@@ -261,7 +264,7 @@ describe('a wait', () => {
     const db = watched(() => {
       proxy.swallow()
       setImmediate(() => controller.abort(new Error('enough')))
-    }, proxy.url)
+    }, clientOf(proxy.url))
     expect(await caught(storageOf(db).waitForSingle(one, { signal }))).toBe(signal.reason)
     await proxy.stop()
   })
@@ -302,7 +305,7 @@ describe('when the database fails', () => {
       onAsk(ask)
       if (lost.includes(ask)) void proxy.loseAnswer(ids[0]!).then(again)
       else setTimeout(again)
-    }, proxy.url)
+    }, clientOf(proxy.url))
     const again = () => setTimeout(() => [one, two].forEach((id) => endedHere(db, id as TaskId)), 5)
     return { storage: storageOf(db), asks }
   }
