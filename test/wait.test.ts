@@ -3,7 +3,7 @@ import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { z } from 'zod'
-import { defineQueue, PostgresStorage, type PgDb, type TaskId, type TaskResult } from '../src/index.js'
+import { defineQueue, PostgresStorage, type Handler, type PgDb, type TaskId, type TaskResult } from '../src/index.js'
 import { endedHere } from '../src/processes/ended-here.js'
 import { caught } from './support/caught.js'
 import { useDatabase } from './support/database.js'
@@ -205,23 +205,29 @@ describe('waitFor', () => {
     expect(await results.next()).toMatchObject({ done: true })
   })
 
-  it('looks at once at what a worker of this process has ended', async () => {
+  const returns: Handler<string, string> = (args) => `${args} ended`
+  const completes: Handler<string, string> = (args, ctx) =>
+    database.db.transaction((tx) => ctx.completeWithTx(tx, `${args} ended`))
+  it.each([
+    ['returns', returns],
+    ['completes in its own transaction', completes],
+  ])('looks at once at what a handler of this process %s', async (_, handler) => {
     const asks: string[][] = []
     const db = watched((ids) => asks.push(ids))
-    const { storage, started, queue } = work<string, string>({}, db)
+    const { storage, started } = work<string, string>({}, db)
     const hold = gate()
     const elsewhere = await new PostgresStorage(db, defineQueue('without a worker')).push(undefined)
     const here = await storage.push('a')
     const results = storage.waitFor([here, elsewhere])[Symbol.asyncIterator]()
     const first = results.next()
-    await started(async (args) => {
+    await started(async (args, ctx) => {
       await hold.opened
-      return `${args} of ${queue.name}`
+      return handler(args, ctx)
     })
     // Until the polls are so far apart that none of them can be what finds it.
     await expect.poll(() => asks.length, { timeout: 5_000 }).toBeGreaterThan(3)
     hold.open()
-    expect(await first).toMatchObject({ value: { id: here, result: `a of ${queue.name}` } })
+    expect(await first).toMatchObject({ value: { id: here, result: 'a ended' } })
     expect(asks.at(-1)).toEqual([here])
     await results.return?.()
   })
