@@ -148,10 +148,11 @@ describe('any text', () => {
   it.each<[string, Use, (text: string) => boolean]>([
     ['the name of a queue, paused', pauseAndLook, isName],
     ['the queue of a registered name', async (db, text) => (await registered(db, text, 'reporter')).queue, isName],
+    ['the queue of a cancellation', cancelAndLook, isName],
     ['a registered name', async (db, text) => (await registered(db, 'texts', text)).name, isName],
     ['the owner of a locked task', lockAndLook, isName],
     ['the error of an acknowledgement', failAndLook, () => true],
-  ])('as %s is stored exactly or refused before SQL', async (what, use, isAccepted) => {
+  ])('as %s is taken exactly or refused before SQL', async (what, use, isAccepted) => {
     const expected = (text: string) =>
       // What a handler throws is the handler's own affair: it is stored as far as that is possible.
       what.startsWith('the error') ? text.replaceAll('\0', '\ufffd').toWellFormed() : text
@@ -162,6 +163,7 @@ describe('any text', () => {
     })
   })
 
+  const OF_NO_TASK = { changed: [], refused: [expect.objectContaining({ id: expect.any(String) as string })] }
   const ULID = /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/
   /** Ids of tasks, and what looks like one. */
   const anyId = fc.oneof(
@@ -177,6 +179,11 @@ describe('any text', () => {
     ['claimByIds', (db, id) => storageOf(db).claimByIds([id], 'consumer'), []],
     ['lockTask', (db, id) => storageOf(db).lockTask(id, 'consumer').catch(absent), 'absent'],
     ['lockTask of an administrator', (db, id) => admin(db).lockTask(id, 'consumer').catch(absent), 'absent'],
+    ['cancel', (db, id) => admin(db).cancel({ ids: [id] }), OF_NO_TASK],
+    ['retryNow', (db, id) => admin(db).retryNow({ ids: [id] }), OF_NO_TASK],
+    ['reschedule', (db, id) => admin(db).reschedule({ ids: [id] }, new Date()), OF_NO_TASK],
+    ['setPriority', (db, id) => admin(db).setPriority({ ids: [id] }, 1), OF_NO_TASK],
+    ['remove', (db, id) => admin(db).remove({ ids: [id] }), OF_NO_TASK],
     ['waitForSingle', (db, id) => storageOf(db).waitForSingle(id).catch(absent), 'absent'],
   ])('as id is taken by %s if it can be one, or refused before SQL', async (_, use, ofNoTask) => {
     await clearTasks(database.sql)
@@ -205,6 +212,7 @@ describe('any text', () => {
         expect(statements.count).toBe(0)
       }
       await expectRefused(() => storageOf(db).listTasks({ status: after as 'Done' }))
+      await expectRefused(() => admin(db).cancel({ queue: 'texts', status: after as 'Done' }))
     })
   })
 
@@ -220,6 +228,15 @@ describe('any text', () => {
     await admin(db).resume(text)
     expect((await admin(db).queueDepths()).filter((depth) => depth.paused)).toEqual([])
     return paused.map(({ queue }) => queue).join()
+  }
+
+  async function cancelAndLook(db: PgDb, text: string): Promise<string> {
+    const id = isName(text) ? await new PostgresStorage(db, defineQueue<string>(text)).push('a') : ''
+    await storageOf(database.db).push('b')
+    expect(await admin(db).cancel({ queue: text })).toEqual({ changed: [id], refused: [] })
+    const [task, ...others] = await admin(db).listAllTasks({ status: 'Killed' })
+    expect(others).toEqual([])
+    return task!.queue
   }
 
   async function registered(db: PgDb, queue: string, name: string) {
