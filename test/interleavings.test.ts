@@ -186,7 +186,7 @@ const OTHER_WORKER = { worker: 'mailer#2', leaseToken: 'token of mailer#2' }
 const DONE: AckOutcome = { status: 'Done', result: '{"Ok":null}' }
 const RETURNED: AckOutcome = { status: 'Pending' }
 const LOCK_NOT_AVAILABLE = '55P03'
-/** Much longer than the second operation is behind the first, and than the server has been running. */
+/** More than the second operation is behind the first, so that what was fresh for the one is not stale for the other. */
 const SILENT_MS = 3_000
 const DAY_MS = 86_400_000
 
