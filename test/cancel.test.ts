@@ -230,6 +230,7 @@ describe('a task that was cancelled', () => {
       slots: new Slots(1, () => undefined),
       onDemand: false,
       idleWatch: new IdleWatch(() => undefined),
+      heldEarlier: () => false,
       listening: () => false,
       runner: {
         worker: registration.worker,

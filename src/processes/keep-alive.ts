@@ -30,7 +30,8 @@ export interface KeepAliveHooks {
   onSwept(orphans: readonly Orphan[]): void
   onFailure(operation: KeepAliveOperation, error: unknown): void
   onSuccess(operation: KeepAliveOperation): void
-  onLost(cause: unknown): void
+  /** @param refused - Whether the database has said so. Otherwise others may take over, and may not have done so yet. */
+  onLost(cause: unknown, refused: boolean): void
 }
 
 export class KeepAlive {
@@ -88,7 +89,7 @@ export class KeepAlive {
         },
       )
       if (this.#stopping) return true
-      if (!beat.registered) return this.#lost(new WorkerNotRegisteredError('heartbeat', queue, worker))
+      if (!beat.registered) return this.#lost(new WorkerNotRegisteredError('heartbeat', queue, worker), true)
       if (this.#mayBeTakenOver(sentDate)) this.#aliveSince = undefined
       this.#aliveSince ??= sentDate
       this.#lastSuccess = sentDate
@@ -99,7 +100,7 @@ export class KeepAlive {
       if (this.#stopping) return true
       this.#aliveSince = undefined
       const cause = databaseError('sending the heartbeat', error)
-      if (this.#mayBeTakenOver(Date.now())) return this.#lost(cause)
+      if (this.#mayBeTakenOver(Date.now())) return this.#lost(cause, false)
       this.hooks.onFailure('sending the heartbeat', cause)
       return true
     }
@@ -114,9 +115,9 @@ export class KeepAlive {
     return at - this.#lastSuccess >= this.settings.reenqueueOrphanedAfterMs
   }
 
-  #lost(cause: unknown): false {
+  #lost(cause: unknown, refused: boolean): false {
     this.#aliveSince = undefined
-    this.hooks.onLost(cause)
+    this.hooks.onLost(cause, refused)
     return false
   }
 

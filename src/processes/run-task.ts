@@ -143,8 +143,10 @@ function failed<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, Result>
   if (steering?.steering === 'retry') {
     return { outcome: { status: 'Failed', result: errResult(error), due: dueAt(steering.delayMsOrAt) }, cause: error }
   }
-  // A deploy costs no attempt: the task returns as if it had not been started. Of a lost claim nothing is recorded at all.
-  if (claim.abortedBecause === 'shutdown' || claim.state === 'lost') {
+  // Neither a deploy nor an outage costs an attempt: the task returns as if it had not been started. Of a lost claim nothing
+  // is recorded at all.
+  const isInterrupted = claim.abortedBecause === 'shutdown' || claim.abortedBecause === 'claim-lost'
+  if (isInterrupted || claim.state === 'lost') {
     return { outcome: { status: 'Pending' }, cause: error }
   }
   // A handler that was aborted throws whatever its fetch or query threw; the reason is more to the point.

@@ -3,9 +3,9 @@
  *
  * - working: claims while there is room. Left by `drain`, and when the heartbeat finds the registration lost.
  * - draining: claims nothing more, hands unstarted tasks back, lets handlers finish and then aborts them.
- * - lost: claims nothing more and aborts its handlers; what they still do is not recorded. Outcomes that were on their way
- *   already, and tasks that had not started, are still offered to the database: their claims are good as long as nobody
- *   has taken the tasks. The worker begins a new session.
+ * - lost: claims nothing more and aborts its handlers. The worker begins a new session. What comes of the claims is still
+ *   offered to the database, because after an outage they are good as long as nobody has taken the tasks. Where the
+ *   database itself has refused the heartbeat somebody has, so of handlers that run then nothing is recorded.
  */
 import { claim } from '../statements/claim.js'
 import { findCancelled } from '../statements/find-cancelled.js'
@@ -52,6 +52,8 @@ export interface SessionParts<Args, Result> {
   /** Whether the application asks for each task, and so says itself how many it holds without an acknowledgement. */
   readonly onDemand: boolean
   readonly idleWatch: IdleWatch
+  /** Whether an earlier session of this worker, whose registration was lost, still holds the claim. */
+  readonly heldEarlier: (claim: Fence) => boolean
   /** Whether new tasks are announced. */
   readonly listening: () => boolean
   readonly runner: TaskRunner<Args, Result>
@@ -93,8 +95,8 @@ export class Session<Args, Result> {
       onSwept: (orphans) => reportOrphans(parts.report, orphans, 'silent workers'),
       onFailure: (operation, error) => outages.failed(operation, error),
       onSuccess: (operation) => outages.worked(operation),
-      onLost: (cause) => {
-        this.#lose(cause)
+      onLost: (cause, refused) => {
+        this.#lose(cause, refused)
         lost()
       },
     })
@@ -155,6 +157,10 @@ export class Session<Args, Result> {
   /** Resolves when the application has acknowledged all that it was given, or lost it. */
   acknowledged(): Promise<void> {
     return this.#untilEach(({ state }) => state !== 'running')
+  }
+
+  holds(claim: Fence): boolean {
+    return this.#held.get(claim.id)?.isClaimOf(claim) === true
   }
 
   /** Whether a handler runs, or the application has yet to acknowledge a claim. */
@@ -386,7 +392,7 @@ export class Session<Args, Result> {
       (held) => held.state !== 'acking' && held.heldSince <= sentAt && !held.isClaimOf(owned.get(held.id)),
     )
     if (missing.length > 0) this.#track(this.#letGo(missing))
-    const unknown = beat.owned.filter((fence) => !this.#held.get(fence.id)?.isClaimOf(fence))
+    const unknown = beat.owned.filter((fence) => !this.holds(fence) && !this.parts.heldEarlier(fence))
     for (const stray of this.#strays.seen(unknown, performance.now())) this.#track(this.#handBackStray(stray))
   }
 
@@ -487,14 +493,18 @@ export class Session<Args, Result> {
     for (const held of started) held.shownAsQueued = !marked.has(held.id)
   }
 
-  #lose(cause: unknown): void {
+  #lose(cause: unknown, refused: boolean): void {
     const next = this.#state === 'working' ? ' Registering again.' : ''
     this.#state = 'lost'
     clearInterval(this.#marking)
     void this.#claims.stop()
     this.parts.report('error', `lost its registration: ${inWords(cause)}${next}`, { type: 'heartbeat.lost', cause })
     this.#handBackBuffer()
-    for (const held of this.#held.values()) if (held.state === 'running') this.#forget(held, 'claim-lost')
+    for (const held of this.#held.values()) {
+      if (held.state !== 'running') continue
+      if (refused) this.#forget(held, 'claim-lost')
+      else held.abort('claim-lost')
+    }
   }
 
   /** Whoever pressed Ctrl-C wants to know why the process is still there. */

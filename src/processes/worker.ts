@@ -199,6 +199,7 @@ export class QueueWorker<Args, Result> implements Runnable {
       slots: this.#slots,
       onDemand: this.onDemand,
       idleWatch: this.#idleWatch,
+      heldEarlier: (claim) => [...this.#lostSessions].some((session) => session.holds(claim)),
       listening: () => this.#listening,
       runner: this.#runner(registration.worker),
       report: this.#report,
