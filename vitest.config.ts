@@ -12,7 +12,7 @@ const options = { pool: 'forks', testTimeout: 20_000, hookTimeout: 60_000 } as c
 
 // PgBouncer is a package of the system that not everybody has: `npm run test:pgbouncer` is for those who do.
 const needsPgBouncer = 'test/pgbouncer.test.ts'
-// What takes minutes by nature: `npm run test:long`.
+// What takes minutes by nature: `npm run test:long`, which also runs the tests of faults and of the model at a larger scale.
 const long = 'test/long/**'
 const excluded: Record<string, string[]> = { pgbouncer: [long], long: [needsPgBouncer] }
 
@@ -29,7 +29,7 @@ export default defineConfig(({ mode }) => ({
           ...options,
           ...(mode === 'long' ? { testTimeout: 300_000 } : {}),
           name: 'drizzle 0.45',
-          provide: { drizzle: '0.45' },
+          provide: { drizzle: '0.45', scale: mode === 'long' ? 4 : 1 },
           include: ['test/**/*.test.ts'],
           exclude: [...configDefaults.exclude, ...(excluded[mode] ?? [needsPgBouncer, long])],
           typecheck: { enabled: true, include: ['test/types/**/*.test-d.ts'], tsconfig: 'test/types/tsconfig.json' },

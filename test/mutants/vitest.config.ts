@@ -33,6 +33,6 @@ export default defineConfig({
     maxWorkers: 1,
     testTimeout: 20_000,
     hookTimeout: 60_000,
-    provide: { drizzle: '0.45' },
+    provide: { drizzle: '0.45', scale: 1 },
   },
 })

@@ -14,6 +14,8 @@ declare module 'vitest' {
     serverUrl: string
     /** Starts the name of every database of this run, because runs may share a server. */
     databasePrefix: string
+    /** How much longer than in `npm test` the tests of faults and of the model go on. */
+    scale: number
   }
 }
 

@@ -3,11 +3,11 @@
  * Running with it an attempt, those that were Queued nothing, and itself its life.
  */
 import { expect, it } from 'vitest'
-import { useDatabase } from './support/database.js'
-import { startProgram } from './support/program.js'
-import { rowOf } from './support/rows.js'
-import { until } from './support/until.js'
-import { useWorkers } from './support/workers.js'
+import { useDatabase } from '../support/database.js'
+import { startProgram } from '../support/program.js'
+import { rowOf } from '../support/rows.js'
+import { until } from '../support/until.js'
+import { useWorkers } from '../support/workers.js'
 
 const database = useDatabase()
 const work = useWorkers(() => database.db)
