@@ -26,4 +26,8 @@ const CHANGES = [
   'Running to Failed',
   'Running to Killed',
   'Failed to Running',
+  'Pending to Killed',
+  'Queued to Killed',
+  'Failed to Killed',
+  'Killed to Pending',
 ]

@@ -1,5 +1,4 @@
 /** The steps that processes take, each one statement of the library: what it should do to the model, and that it does so. */
-import fc from 'fast-check'
 import { expect } from 'vitest'
 import { ack } from '../../src/statements/ack.js'
 import { claim } from '../../src/statements/claim.js'
@@ -11,72 +10,46 @@ import { register, release } from '../../src/statements/register.js'
 import { sweep } from '../../src/statements/sweep.js'
 import type { PrunableStatus } from '../../src/vocabulary/prune-options.js'
 import type { AckOutcome } from '../../src/vocabulary/outcome.js'
+import type { Db } from '../../src/vocabulary/db.js'
 import type { EncodedTask } from '../../src/vocabulary/task.js'
 import { taskId } from '../support/rows.js'
-import { expectAgreement } from './agreement.js'
 import {
   charge,
   end,
   giveBack,
   isOwned,
   mayBeClaimed,
+  secondOf,
   usesLastAttempt,
   type Model,
   type ModelClaim,
   type ModelTask,
 } from './model.js'
 import type { Real } from './real.js'
+import { pick, step, SECOND_US, US, type Step } from './step.js'
 
-export type Step = fc.AsyncCommand<Model, Real>
-
-/** @param run - Changes the model, takes the step, and compares the answers. */
-function step(
-  name: string,
-  run: (model: Model, real: Real) => Promise<void>,
-  check: (model: Model) => boolean = always,
-) {
-  return {
-    check,
-    run: async (model: Model, real: Real) => {
-      await run(model, real)
-      await expectAgreement(model, real)
-    },
-    toString: () => name,
-  }
-}
-
-const always = () => true
-
-/** One of several, by a number that was chosen before it was known how many there would be. */
-function pick<T>(from: readonly T[], choice: number): T | undefined {
-  return from[choice % from.length]
-}
-
-const US = 1_000
 const OK = '{"Ok":null}'
 const ERR = '{"Err":"It failed."}'
 
-export function push({
-  maxAttempts,
-  priority,
-  delayMs,
-}: {
-  maxAttempts: number
-  priority: number
-  delayMs: number
-}): Step {
-  return step(`push ${JSON.stringify({ maxAttempts, priority, delayMs })}`, (model, real) =>
-    real.at(async (db, now) => {
-      model.pushed += 1
-      const id = taskId(model.pushed)
-      const task = { id, status: 'Pending', attempts: 0, maxAttempts, priority, runAt: now + delayMs * US }
-      model.tasks.set(id, { ...task, lockBy: null, lockAt: null, doneAt: null, executions: 0 })
-      const encoded = { id, idGiven: true, queue: model.queue, job: new Uint8Array(), maxAttempts, priority, delayMs }
-      const rest = { runAtMs: undefined, metadata: '{}', idempotencyKey: null, notify: 'never' } as const
-      const stored = await insertTasks(db, [{ ...encoded, ...rest } as EncodedTask], false)
-      expect([...stored]).toEqual([id])
-    }),
-  )
+export interface NewTask {
+  readonly maxAttempts: number
+  readonly priority: number
+  readonly delayMs: number
+}
+
+export function push(task: NewTask): Step {
+  return step(`push ${JSON.stringify(task)}`, (model, real) => real.at((db, now) => insert(model, db, task, now)))
+}
+
+async function insert(model: Model, db: Db, { maxAttempts, priority, delayMs }: NewTask, now: number): Promise<void> {
+  model.pushed += 1
+  const id = taskId(model.pushed)
+  const task = { id, status: 'Pending', attempts: 0, maxAttempts, priority, runAt: now + delayMs * US }
+  model.tasks.set(id, { ...task, lockBy: null, lockAt: null, doneAt: null, executions: 0 })
+  const encoded = { id, idGiven: true, queue: model.queue, job: new Uint8Array(), maxAttempts, priority, delayMs }
+  const rest = { runAtMs: undefined, metadata: '{}', idempotencyKey: null, notify: 'never' } as const
+  const stored = await insertTasks(db, [{ ...encoded, ...rest } as EncodedTask], false)
+  expect([...stored]).toEqual([id])
 }
 
 /** @param heard - Whether the answer arrives. Otherwise the process does not know what it was given. */
@@ -100,8 +73,8 @@ export function claimTasks(
       expect(rows.map(({ id }) => id)).toEqual(expected.map(({ id }) => id))
       for (const [place, task] of expected.entries()) {
         Object.assign(task, { status: place < running ? 'Running' : 'Queued', lockBy: worker, doneAt: null })
-        task.lockAt = Math.floor(now / 1_000_000) * 1_000_000
-        const claimed = { id: task.id, worker, attempts: task.attempts, lockAt: task.lockAt / 1_000_000 }
+        task.lockAt = secondOf(now)
+        const claimed = { id: task.id, worker, attempts: task.attempts, lockAt: task.lockAt / SECOND_US }
         model.claims.push(claimed)
         if (heard) held.push(claimed)
         expect(rows[place]).toMatchObject({ status: task.status, attempts: task.attempts, lockAt: claimed.lockAt })
@@ -151,6 +124,31 @@ export function acknowledge(whose: 'held' | 'any', choice: number, ending: Endin
         forget(model, claimed)
       }),
     (model) => claimsOf(model).length > 0,
+  )
+}
+
+/**
+ * A handler acknowledges in its own transaction, in which it also pushes a task: both count when that commits, neither when
+ * it rolls back. It rolls back, too, where the claim is lost, because then `completeWithTx` throws.
+ */
+export function acknowledgeInTx(choice: number, ending: Ending, followUp: NewTask, commits: boolean): Step {
+  return step(
+    `claim ${choice} ends ${ending} in a transaction, which ${commits ? 'commits' : 'rolls back'}`,
+    (model, real) =>
+      real.inTx(async (db, now) => {
+        const claimed = pick(model.claims, choice)!
+        const outcome = OUTCOMES[ending](0)
+        const counts = model.isGood(claimed)
+        const { id, worker, attempts, lockAt } = claimed
+        const answers = await ack(db, model.queue, worker, [{ fence: { id, attempts, lockAt }, outcome }])
+        expect(answers.has(id), `the end of claim ${JSON.stringify(claimed)}`).toBe(counts)
+        if (!counts || !commits) return 'rollback'
+        expect(answers.get(id)).toBe(recorded(model.tasks.get(id)!, outcome, 0, now))
+        await insert(model, db, followUp, now)
+        forget(model, claimed)
+        return 'commit'
+      }),
+    (model) => model.claims.length > 0,
   )
 }
 
@@ -269,7 +267,7 @@ async function returnOrphans(model: Model, real: Real, orphans: readonly ModelTa
   for (const task of orphans) {
     const ran = task.status === 'Running'
     const runAt = stored.get(task.id)!
-    const earliest = Math.max(task.runAt, task.lockAt! + 1_000_000, ran ? now : 0)
+    const earliest = Math.max(task.runAt, task.lockAt! + SECOND_US, ran ? now : 0)
     const longestWait = ran ? 5_000_000 * 2 ** Math.min(task.attempts, 6) : 0
     const killed = ran && usesLastAttempt(task)
     if (ran) charge(task)
@@ -302,7 +300,7 @@ export function prune(status: PrunableStatus, olderThanMs: number): Step {
 export function wait(seconds: number, alive: readonly string[]): Step {
   return step(`${seconds} s pass, ${alive.join(' and ') || 'nobody'} alive`, async (model, real) => {
     await real.age(model, seconds)
-    model.age(seconds * 1_000_000)
+    model.age(seconds * SECOND_US)
     for (const name of alive) {
       const known = model.worker(name)
       await real.at(async (db, now) => {

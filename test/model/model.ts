@@ -7,7 +7,7 @@ export interface ModelTask {
   status: string
   attempts: number
   maxAttempts: number
-  readonly priority: number
+  priority: number
   runAt: number
   lockBy: string | null
   lockAt: number | null
@@ -120,6 +120,16 @@ export function isOwned({ status }: ModelTask): boolean {
 
 export function usesLastAttempt({ attempts, maxAttempts }: ModelTask): boolean {
   return attempts + 1 >= maxAttempts
+}
+
+/** Whether it is still to run, and nobody holds it. */
+export function isWaiting(task: ModelTask): boolean {
+  return task.status === 'Pending' || (task.status === 'Failed' && task.attempts < task.maxAttempts)
+}
+
+/** A claim is known by the second in which it was made. */
+export function secondOf(now: number): number {
+  return Math.floor(now / 1_000_000) * 1_000_000
 }
 
 /** An execution has ended, or died with its process. */

@@ -28,16 +28,35 @@ export class Real {
     private readonly db: Db,
   ) {}
 
-  /** Runs a statement at an instant that is known: within a transaction the server's now() stands still. */
+  /**
+   * Makes a schema in whose sessions time stands still within a transaction for whatever reads a clock, so that a statement
+   * happens at an instant that is known. PostgreSQL prefers what stands first in the `search_path`.
+   */
+  static async stopClock(sql: Sql): Promise<void> {
+    await sql`create schema still`
+    for (const clock of ['statement_timestamp', 'clock_timestamp']) {
+      await sql`create function still.${sql(clock)}() returns timestamptz language sql stable as 'select pg_catalog.now()'`
+    }
+  }
+
+  /** Runs a statement at an instant. */
   async at<T>(statement: (db: Db, now: number) => Promise<T>): Promise<T> {
+    let result: T
+    await this.inTx(async (db, now) => {
+      result = await statement(db, now)
+      return 'commit'
+    })
+    return result!
+  }
+
+  /** Runs statements at an instant, and ends their transaction as they say. */
+  async inTx(statements: (db: Db, now: number) => Promise<'commit' | 'rollback'>): Promise<void> {
     await this.sql`begin`
+    let end: 'commit' | 'rollback' = 'rollback'
     try {
-      const result = await statement(this.db, await this.now())
-      await this.sql`commit`
-      return result
-    } catch (error) {
-      await this.sql`rollback`
-      throw error
+      end = await statements(this.db, await this.now())
+    } finally {
+      await this.sql.unsafe(end)
     }
   }
 
