@@ -11,8 +11,12 @@ import { clearTasks, storeTasks, storeWorker } from './support/rows.js'
 const database = useDatabase()
 const { queue, worker, leaseToken } = { queue: 'emails', worker: 'mailer#1', leaseToken: 'mine' }
 
-/** Twenty claims, and a group that counts its statements. */
-async function twentyClaims() {
+/**
+ * Twenty claims, and a group that counts its statements.
+ *
+ * @param onAnswer - Called when the given statement has been executed; what it throws becomes of its answer.
+ */
+async function twentyClaims(onAnswer: (statement: number) => void = () => undefined) {
   const db = database.db as unknown as Db
   await clearTasks(database.sql)
   await storeWorker(database.sql, { id: worker, queue, leaseToken })
@@ -20,15 +24,15 @@ async function twentyClaims() {
   const rows = await claim(db, { queue, worker, leaseToken, thresholdMs: 300_000, limit: 20, running: 20 })
   let sent = 0
   const counted: Pick<ControlClient, 'run'> = {
-    run: (statement) => {
+    run: async (statement) => {
       sent += 1
-      return statement(db)
+      const answer = await statement(db)
+      onAnswer(sent)
+      return answer
     },
   }
   const acks = new AckGroup(counted, queue, worker, {
-    onFailure: (error) => {
-      throw error
-    },
+    onFailure: () => undefined,
     onRecovery: () => undefined,
   })
   return { db, rows, acks, sent: () => sent }
@@ -75,4 +79,13 @@ it('two claims of one task do not share an answer', async () => {
     acks.submit(present!, { status: 'Done', result: '{"Ok":null}' }),
   ])
   expect(answers).toEqual([{ written: 'Killed' }, 'stale', { written: 'Done' }])
+})
+
+it('one whose answer was there and could not be read is not taken for stale', async () => {
+  const { rows, acks, sent } = await twentyClaims((statement) => {
+    if (statement === 1) throw new TypeError('Cannot read properties of undefined')
+  })
+  expect(await acks.submit(rows[0]!, { status: 'Done', result: '{"Ok":null}' })).toEqual({ written: 'Done' })
+  // Written, attempted again, and looked up.
+  expect(sent()).toBe(3)
 })

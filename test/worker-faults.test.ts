@@ -3,7 +3,7 @@
  * task ends as it says, nothing runs again without need, and nothing rejects unheard.
  */
 import { PostgresStorage, type TaskAbortedError, type TaskContext, type Worker } from 'apalis-drizzle'
-import type { RecordedEvents } from 'apalis-drizzle/testing'
+import { recordEvents, type RecordedEvents } from 'apalis-drizzle/testing'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { afterEach, describe, expect, it, onTestFinished, vi } from 'vitest'
@@ -15,6 +15,7 @@ import { hold } from './support/held.js'
 import { startProxy, type PostgresProxy } from './support/proxy.js'
 import { rowOf, storeTask, storeWorker, taskId, workerRow } from './support/rows.js'
 import { until } from './support/until.js'
+import { serverHasRunForASecond } from './support/uptime.js'
 import { gate, idle, untilAborted, useWorkers, type Work } from './support/workers.js'
 
 const database = useDatabase()
@@ -79,7 +80,7 @@ describe('an acknowledgement', () => {
     expect(counted(mails.events, 'task.stale')).toBe(0)
   })
 
-  it('is repeated while the database does not answer, for as long as it takes', async () => {
+  it('is repeated while the database does not answer, for as long as it takes [NEXT-08]', async () => {
     const { proxy, db } = await proxied()
     const mails = work<string, string>({}, db)
     let runs = 0
@@ -152,24 +153,62 @@ describe('an acknowledgement', () => {
 })
 
 describe('a claim', () => {
-  it('whose answer is lost comes back uncharged, although its worker lives', async () => {
+  it.each([false, true])(
+    'whose answer is lost comes back uncharged, although its worker lives (listening: %s) [NEXT-21]',
+    async (listen) => {
+      const { proxy, db } = await proxied()
+      const mails = work<string>({}, db)
+      const ids = [await push(mails, 'a'), await push(mails, 'b')]
+      const attempts: number[] = []
+      const lost = proxy.loseAnswer("date_trunc('second'")
+      const deadlines = { ...DEADLINES, strayMs: 100 }
+      await mails.started((_args, { attempt }) => void attempts.push(attempt), { ...lively, listen }, deadlines)
+      await lost
+      expect(await mails.events.next('worker.error')).toMatchObject({
+        operation: 'claiming tasks',
+        cause: { code: 'DATABASE', cause: expect.any(Error) as Error },
+      })
+      for (const id of ids) {
+        expect(await mails.events.next('task.deferred', (event) => event.id === id)).toMatchObject({
+          attempt: 1,
+          level: 'warn',
+        })
+      }
+      for (const id of ids) await mails.events.next('task.done', (event) => event.id === id)
+      expect(attempts).toEqual([1, 1])
+      for (const id of ids) expect(await row(id)).toMatchObject({ status: 'Done', attempts: 1 })
+      expect(counted(mails.events, 'task.claimed')).toBe(2)
+      expect(counted(mails.events, 'heartbeat.lost')).toBe(0)
+    },
+  )
+
+  it('that found nothing and whose answer is lost is reported, and the worker goes on [NEXT-23]', async () => {
     const { proxy, db } = await proxied()
     const mails = work<string>({}, db)
-    const ids = [await push(mails, 'a'), await push(mails, 'b')]
-    const attempts: number[] = []
     const lost = proxy.loseAnswer("date_trunc('second'")
-    await mails.started((_args, { attempt }) => void attempts.push(attempt), lively, { ...DEADLINES, strayMs: 100 })
+    await mails.started(idle, { listen: false })
     await lost
-    for (const id of ids) {
-      expect(await mails.events.next('task.deferred', (event) => event.id === id)).toMatchObject({
-        attempt: 1,
-        level: 'warn',
-      })
-    }
-    for (const id of ids) await mails.events.next('task.done', (event) => event.id === id)
-    expect(attempts).toEqual([1, 1])
-    for (const id of ids) expect(await row(id)).toMatchObject({ status: 'Done', attempts: 1 })
-    expect(counted(mails.events, 'task.claimed')).toBe(2)
+    expect(await mails.events.next('worker.error')).toMatchObject({ operation: 'claiming tasks' })
+    const id = await push(mails, 'later')
+    await mails.events.next('task.done', (event) => event.id === id)
+    await mails.events.next('worker.recovered')
+    expect(await row(id)).toMatchObject({ status: 'Done', attempts: 1 })
+  })
+
+  it('that the server refuses changes nothing, and the worker goes on [NEXT-24]', async () => {
+    await database.sql.unsafe(`
+      create function refuse_claim() returns trigger language plpgsql as $$ begin raise exception 'refused'; end $$;
+      create trigger refuse_claims before update on apalis.jobs for each row when (new.status = 'Running')
+        execute function refuse_claim()`)
+    const mails = work<string>()
+    const id = await push(mails, 'x')
+    await mails.started(idle)
+    const { cause } = await mails.events.next('worker.error', ({ operation }) => operation === 'claiming tasks')
+    expect(cause).toMatchObject({ code: 'DATABASE', sqlState: 'P0001' })
+    expect(await row(id)).toMatchObject({ status: 'Pending', attempts: 0, lock_by: null })
+    await database.sql`drop function refuse_claim cascade`
+    await mails.events.next('task.done', (event) => event.id === id)
+    expect(await row(id)).toMatchObject({ status: 'Done', attempts: 1 })
   })
 
   it('of a task that is running and was taken back aborts that run; only the new one counts', async () => {
@@ -432,8 +471,31 @@ describe('stop', () => {
   })
 })
 
+describe('a worker that stops before the database took its acknowledgement', () => {
+  it('leaves the task to a successor, who finishes it [NEXT-08]', async () => {
+    const { proxy, db } = await proxied()
+    const mails = work<string, string>({}, db)
+    const id = await push(mails, 'x')
+    const threshold = { keepAliveMs: 100, reenqueueOrphanedAfterMs: 1_000 }
+    await serverHasRunForASecond(database.sql)
+    const worker = await mails.started(() => (proxy.swallow(), 'unheard'), threshold, { ...DEADLINES, lastCallMs: 100 })
+    await mails.events.next('task.claimed')
+    await worker.stop({ timeoutMs: 100 })
+    expect(await mails.events.next('task.stale')).toMatchObject({ id, level: 'error' })
+    expect(await row(id)).toMatchObject({ status: 'Running', attempts: 0, lock_by: worker.name })
+
+    const successor = recordEvents()
+    const storage = new PostgresStorage(database.db, mails.queue, { ...threshold, onEvent: successor.onEvent })
+    await using second = storage.worker(() => 'heard', { name: 'successor' })
+    await second.start()
+    await successor.next('orphan.swept')
+    await successor.next('task.done', (event) => event.id === id)
+    expect(await row(id)).toMatchObject({ status: 'Done', attempts: 2, last_result: { Ok: 'heard' } })
+  })
+})
+
 describe('an application that uses up its pool', () => {
-  it('keeps neither heartbeats nor acknowledgements waiting', async () => {
+  it('keeps neither heartbeats nor acknowledgements waiting [NEXT-08]', async () => {
     const { client, db } = database.connect({ max: 2 })
     const mails = work<string>({}, db)
     const held = [await push(mails, 'holds a connection'), await push(mails, 'holds a connection')]

@@ -360,18 +360,34 @@ describe('timeoutMs', () => {
     answers.open()
   })
 
-  it('covers a schema of the result that does not answer, and the attempt is charged as failed', async () => {
+  it('covers a schema of the result that does not answer: the work is done, so the task ends and does not run again', async () => {
     const { schema: result, answers, begin } = slowSchema()
-    const { storage, events, started } = work<string, string>({ result, timeoutMs: 50 })
+    const { storage, events, started } = work<string, string>({ result, timeoutMs: 50, retry: { baseMs: 0 } })
     const slow = await storage.push('slow')
     const next = await storage.push('next')
     begin()
-    await started((name) => name, { concurrency: 1 })
+    const ran: string[] = []
+    await started((name) => (ran.push(name), name), { concurrency: 1 })
     expect(await events.next('task.overrun')).toMatchObject({ id: slow, attempt: 1 })
-    expect((await events.next('task.failed')).cause).toMatchObject({ why: 'timeout', taskId: slow })
+    expect((await events.next('task.killed')).cause).toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'result' })
+    const Err = expect.stringMatching(/finished and is not run again.*schema/) as string
+    expect(await row(slow)).toMatchObject({ status: 'Killed', attempts: 1, last_result: { Err } })
     answers.open()
     await events.next('task.done', ({ id }) => id === next)
-    expect(await row(slow)).toMatchObject({ status: 'Failed', attempts: 1 })
+    expect(ran).toEqual(['slow', 'next'])
+  })
+
+  it('which a shutdown does not wait for either, ends the task as well', async () => {
+    const { schema: result, answers, begin } = slowSchema()
+    const { storage, started } = work<string, string>({ result })
+    const slow = await storage.push('slow')
+    begin()
+    const ran = gate()
+    const worker = await started((name) => (ran.open(), name))
+    await ran.opened
+    await worker.stop({ timeoutMs: 0 })
+    expect(await row(slow)).toMatchObject({ status: 'Killed', attempts: 1 })
+    answers.open()
   })
 
   /** A schema that, once `begin` was called, answers for the value `slow` only when `answers` is opened. */
@@ -391,7 +407,7 @@ describe('a result', () => {
   it.each([
     ['that cannot be serialised', () => ({ callback: () => 1 })],
     ['that is too large', () => 'x'.repeat(1_048_577)],
-  ])('%s ends its task as Killed, and the task is not run again', async (_what, result) => {
+  ])('%s ends its task as Killed, and the task is not run again [NEXT-09]', async (_what, result) => {
     const { storage, events, worker } = work<number, unknown>({ retry: { baseMs: 0 } })
     const id = await storage.push(1)
     let runs = 0

@@ -161,7 +161,9 @@ export class AckGroup {
     try {
       return await this.control.run((db) => ack(db, this.queue, this.worker, entries))
     } catch (error) {
-      for (const entry of entries) entry.inDoubt ||= isConnectionFailure(error)
+      // Whatever is no answer of the server, such as one that the driver could not read, may have come after the deed.
+      const refused = sqlStateOf(error) !== undefined && !isConnectionFailure(error)
+      for (const entry of entries) entry.inDoubt ||= !refused
       throw error
     }
   }

@@ -1,7 +1,7 @@
 /** One execution of a claimed task: decode, run the handler, check its result, and say what is to be recorded. */
 import type { Claim, Handler } from '../vocabulary/claim.js'
 import { COMPLETED } from '../vocabulary/completed.js'
-import { DatabaseError, steeringOf } from '../vocabulary/errors.js'
+import { DatabaseError, InvalidArgumentError, steeringOf } from '../vocabulary/errors.js'
 import { MAX_DELAY_MS, MAX_RUN_AT_MS } from '../vocabulary/limits.js'
 import type { AckOutcome, Due } from '../vocabulary/outcome.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
@@ -47,28 +47,37 @@ export async function runTask<Args, Result>(
 ): Promise<Execution> {
   const claim = inTx.held
   let handedOut = false
-  const work = execute(inTx, runner, (task) => {
-    handedOut = true
-    handOut(task)
+  let succeeded = false
+  const work = execute(inTx, runner, {
+    handOut: (task) => {
+      handedOut = true
+      handOut(task)
+    },
+    onSuccess: () => (succeeded = true),
   })
   try {
     const waited = await unlessIgnored(claim, runner.queue.timeoutMs, work)
     if ('ended' in waited) return waited.ended
     const { overrun } = waited
     if (handedOut) return { outcome: undefined, overrun }
-    // Also when the handler has succeeded and only the schema of its result is late: the attempt has not ended in time, and
-    // nobody knows whether the result can be stored.
+    if (succeeded) return { ...unstorable(resultUnchecked()), overrun }
     return { ...failed(claim, runner, claim.signal.reason), overrun }
   } catch (error) {
     return handedOut ? { outcome: undefined, cause: error } : failed(claim, runner, error)
   }
 }
 
+interface Stages<Args> {
+  readonly handOut: (task: Claim<Args>) => void
+  /** The handler has done its work, and only its result is still to be checked. */
+  readonly onSuccess: () => void
+}
+
 /** All that may take time, schemas included. Rejects with what kept the handler from running, or with what it threw. */
 async function execute<Args, Result>(
   inTx: TxClaim,
   runner: TaskRunner<Args, Result>,
-  handOut: (task: Claim<Args>) => void,
+  { handOut, onSuccess }: Stages<Args>,
 ): Promise<Execution> {
   const { handler, worker, queue, autoAck } = runner
   const claim = inTx.held
@@ -89,7 +98,9 @@ async function execute<Args, Result>(
     },
   })
   if (result === COMPLETED) return { outcome: undefined, unlessCompleted: () => notCompleted(claim, runner) }
-  return autoAck ? done(runner, result as Result) : { outcome: undefined }
+  if (!autoAck) return { outcome: undefined }
+  onSuccess()
+  return done(runner, result as Result)
 }
 
 /** Waits until the work ends, or until it has ignored the claim's signal for the grace period. */
@@ -124,8 +135,17 @@ async function done<Args, Result>({ queue }: TaskRunner<Args, Result>, result: R
   try {
     return { outcome: { status: 'Done', result: await okResult(queue, result) } }
   } catch (error) {
-    return { outcome: { status: 'Killed', result: unstorableResult(error) }, cause: error }
+    return unstorable(error)
   }
+}
+
+function unstorable(error: unknown): Execution {
+  return { outcome: { status: 'Killed', result: unstorableResult(error) }, cause: error }
+}
+
+/** The schema is asynchronous and outlasts the attempt. Nobody knows whether the result can be stored. */
+function resultUnchecked(): InvalidArgumentError {
+  return new InvalidArgumentError('result', "the queue's schema had not answered when the attempt had to end.")
 }
 
 function notCompleted<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, Result>): Execution {

@@ -76,6 +76,8 @@ export class Session<Args, Result> {
   #cancelHints = 0
   #lookingForCancelled = false
   readonly #strays: Strays
+  /** When the claim under way was sent. */
+  #claimSentAt: number | undefined
   readonly #acks: AckGroup
   readonly #keepAlive: KeepAlive
   readonly #claims: ClaimLoop
@@ -198,14 +200,19 @@ export class Session<Args, Result> {
     const wasIdle = this.#held.size === 0
     const sentAt = performance.now()
     const cancelHints = this.#cancelHints
-    const rows = await control.run((db) => claim(db, request))
-    for (const row of rows) this.#hold(row)
-    // They may have been meant although their claim was still on its way.
-    if (cancelHints !== this.#cancelHints) this.lookForCancelled()
-    this.#fillSlots()
-    if (this.#state !== 'working') this.#handBackBuffer()
-    if (wasIdle && rows.length === 0) idleWatch.noteIdle(sentAt)
-    return rows.length
+    this.#claimSentAt = sentAt
+    try {
+      const rows = await control.run((db) => claim(db, request))
+      for (const row of rows) this.#hold(row)
+      // They may have been meant although their claim was still on its way.
+      if (cancelHints !== this.#cancelHints) this.lookForCancelled()
+      this.#fillSlots()
+      if (this.#state !== 'working') this.#handBackBuffer()
+      if (wasIdle && rows.length === 0) idleWatch.noteIdle(sentAt)
+      return rows.length
+    } finally {
+      this.#claimSentAt = undefined
+    }
   }
 
   #hold(row: ClaimedRow): void {
@@ -393,7 +400,8 @@ export class Session<Args, Result> {
     )
     if (missing.length > 0) this.#track(this.#letGo(missing))
     const unknown = beat.owned.filter((fence) => !this.holds(fence) && !this.parts.heldEarlier(fence))
-    for (const stray of this.#strays.seen(unknown, performance.now())) this.#track(this.#handBackStray(stray))
+    const strays = this.#strays.seen(unknown, { sentAt, receivedAt: performance.now() }, this.#claimSentAt)
+    for (const stray of strays) this.#track(this.#handBackStray(stray))
   }
 
   async #letGo(missing: readonly HeldClaim[]): Promise<void> {
