@@ -143,6 +143,22 @@ describe('checkOutbox', () => {
     expect(await check()).toEqual([])
   })
 
+  it.each([
+    ['A-1001', 1, [0, 2], 'Done'],
+    ['A-1003', 0, [1], 'Killed'],
+  ])('finds that %s was confirmed other than %i times', async (number, honest, others, status) => {
+    const book = (confirmations: number) =>
+      shop.db.update(orders).set({ confirmations }).where(eq(orders.number, number))
+    for (const confirmations of others) {
+      await book(confirmations)
+      expect(await check()).toEqual([
+        `Order ${number} was confirmed ${confirmations} times, and its task is ${status}.`,
+      ])
+    }
+    await book(honest)
+    expect(await check()).toEqual([])
+  })
+
   it('finds a file that is missing, and one about another order', async () => {
     const [first, second] = ['A-1001', 'A-1002'].map((number) => path.join(confirmed, `${number}.txt`)) as [
       string,

@@ -11,13 +11,14 @@ import { orders } from './schema.js'
  * Looks for whatever breaks it:
  * - each committed order has exactly one task, and it is Done or Killed;
  * - no task belongs to an order that was rolled back;
- * - each Done task has one file about its order, and no other file exists.
+ * - each Done task has one file about its order, and no other file exists;
+ * - the confirmation of an order is booked once if its task is Done, and otherwise not at all.
  *
  * @param committed - How many transactions the shop saw commit.
  * @returns One sentence for each violation; empty if the equation holds.
  */
 export async function checkOutbox(db: ShopDb, folder: string, committed: number): Promise<string[]> {
-  const placed = await db.select({ number: orders.number }).from(orders)
+  const placed = await db.select({ number: orders.number, confirmations: orders.confirmations }).from(orders)
   const tasks = await db
     .select({ id: jobs.id, status: jobs.status, orderNumber: jobs.idempotencyKey })
     .from(jobs)
@@ -28,12 +29,14 @@ export async function checkOutbox(db: ShopDb, folder: string, committed: number)
   if (placed.length !== committed) {
     violations.push(`${committed} orders were committed, and the table has ${placed.length}.`)
   }
-  for (const { number } of placed) {
+  for (const { number, confirmations } of placed) {
     const statuses = tasks.filter(({ orderNumber }) => orderNumber === number).map(({ status }) => status)
     const [status, ...more] = statuses
     const isFinal = more.length === 0 && (status === 'Done' || status === 'Killed')
     if (!isFinal)
       violations.push(`Order ${number} has ${statuses.join(' and ') || 'no'} task instead of one that ended.`)
+    else if (confirmations !== (status === 'Done' ? 1 : 0))
+      violations.push(`Order ${number} was confirmed ${confirmations} times, and its task is ${status}.`)
   }
   const numbers = new Set<string | null>(placed.map(({ number }) => number))
   for (const { id, status, orderNumber } of tasks) {

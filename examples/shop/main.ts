@@ -2,7 +2,8 @@
  * `npm run demo`: a small shop that takes the orders of orders.jsonl and confirms each by mail.
  *
  * Order and confirmation task are written in one transaction, so that there is a confirmation for each order and none for
- * an order that was rolled back. In the end the shop checks this and exits with 1 if it does not hold.
+ * an order that was rolled back. The end of the task and the shop's note of it are written in another, so that each is noted
+ * once. In the end the shop checks all this and exits with 1 if it does not hold.
  *
  * Uses the server of DATABASE_URL, in a database of its own that it drops at the end, or a temporary server.
  * `npm run demo -- FOLDER` keeps the confirmations in an empty folder.
@@ -59,7 +60,9 @@ async function runOnServer(serverUrl: string, signal: AbortSignal): Promise<numb
 function printVerdict(violations: readonly string[], committed: number): number {
   if (violations.length === 0) {
     const orders = committed.toLocaleString('en')
-    console.log(`The outbox equation holds: ${orders} orders, a task that ended for each, a file for each Done.`)
+    console.log(
+      `The outbox equation holds: ${orders} orders, a task that ended for each, a file and a note for each Done.`,
+    )
     return 0
   }
   console.error(`The outbox equation does not hold (${violations.length}):`)

@@ -14,6 +14,8 @@ export const orders = pgTable('orders', {
   product: text('product').notNull(),
   quantity: integer('quantity').notNull(),
   placedAt: timestamp('placed_at', { withTimezone: true }).notNull().defaultNow(),
+  /** How often its confirmation was booked: once, if it was sent. */
+  confirmations: integer('confirmations').notNull().default(0),
 })
 
 /** Of fairy lights there are fewer than are ordered, of gramophones none. */
@@ -30,7 +32,8 @@ export async function createTables(db: ShopDb): Promise<void> {
     customer text not null,
     product text not null,
     quantity integer not null,
-    placed_at timestamptz not null default now()
+    placed_at timestamptz not null default now(),
+    confirmations integer not null default 0
   )`)
   await db.insert(stock).values(Object.entries(IN_STOCK).map(([product, available]) => ({ product, available })))
 }

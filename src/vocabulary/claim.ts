@@ -56,7 +56,7 @@ export interface TaskContext<Args, Result = void> {
    *   return ctx.completeWithTx(tx, receipt)
    * })
    */
-  completeWithTx(tx: PgTx, result: Result): Promise<Completed>
+  completeWithTx(this: void, tx: PgTx, result: Result): Promise<Completed>
 }
 
 /**
