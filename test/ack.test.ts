@@ -1,6 +1,7 @@
 /**
  * Shows what an acknowledgement writes, and that one which is not of the task's present claim writes nothing.
  */
+import { admin } from 'apalis-drizzle'
 import { beforeEach, describe, expect, it } from 'vitest'
 import { ack, statusOfClaims } from '../src/statements/ack.js'
 import { claim } from '../src/statements/claim.js'
@@ -372,6 +373,14 @@ describe('statusOfClaims', () => {
     expect(await statuses({ fence: { ...fence, attempts: 1 }, outcome: failed })).toEqual({})
     expect((await statusOfClaims(db(), queue, 'mailer#2', [{ fence, outcome: failed }])).size).toBe(0)
     expect((await statusOfClaims(db(), 'other', worker, [{ fence, outcome: failed }])).size).toBe(0)
+  })
+
+  it('does not take a claim for standing whose task was cancelled before it started', async () => {
+    const fence = await claimOne()
+    await database.sql`update apalis.jobs set status = 'Queued'`
+    await admin(database.db).cancel({ ids: [fence.id] })
+    expect(await rowOf(database.sql, fence.id)).toMatchObject({ status: 'Killed', attempts: 0, lock_by: worker })
+    expect(await statuses({ fence, outcome: done })).toEqual({})
   })
 
   it('does not take the sweep of its task for an acknowledgement', async () => {

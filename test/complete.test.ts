@@ -3,11 +3,13 @@
  * claim is lost, the transaction rolls back, the answer to COMMIT is lost, or a heartbeat looks at the wrong moment.
  */
 import {
+  admin,
   defineQueue,
   InvalidArgumentError,
   pushTaskWithTx,
   StaleAcknowledgementError,
   TaskAbortedError,
+  type Change,
   type Completed,
   type PgTx,
   type StandardSchema,
@@ -172,6 +174,43 @@ describe('completeWithTx', () => {
     expect(await effectsSoFar()).toEqual([1])
     expect(await row(id)).toMatchObject({ status: 'Done', attempts: 1, last_result: { Ok: 'run 2' } })
     expect(types(mails)).not.toContain('task.failed')
+  })
+
+  it('throws when the task was cancelled meanwhile, and nothing of it happens', async () => {
+    const mails = work<number, string>()
+    const id = await mails.storage.push(1)
+    let thrown: unknown
+    const handler = (n: number, ctx: Context) =>
+      database.db.transaction(async (tx) => {
+        await admin(database.db).cancel({ ids: [id] })
+        return completing(tx, n, ctx).catch((error: unknown) => {
+          thrown = error
+          throw error
+        })
+      })
+    await mails.worker(handler).run({ untilIdle: true })
+    expect(thrown).toBeInstanceOf(StaleAcknowledgementError)
+    expect(await effectsSoFar()).toEqual([])
+    expect(await row(id)).toMatchObject({ status: 'Killed', attempts: 1 })
+    expect(types(mails)).toEqual(['task.claimed', 'task.stale'])
+  })
+
+  it('keeps a cancellation waiting, which then comes too late', async () => {
+    const mails = work<number, string>()
+    const id = await mails.storage.push(1)
+    let cancelling: Promise<Change> | undefined
+    const handler = (n: number, ctx: Context) =>
+      database.db.transaction(async (tx) => {
+        const [session] = await tx.execute<{ pid: number }>('select pg_backend_pid() as pid')
+        const completed = await completing(tx, n, ctx)
+        cancelling = admin(database.db).cancel({ ids: [id] })
+        await waitingFor(database.sql, session!)
+        return completed
+      })
+    await mails.worker(handler).run({ untilIdle: true })
+    expect(await cancelling).toMatchObject({ changed: [], refused: [{ id }] })
+    expect(await effectsSoFar()).toEqual([1])
+    expect(types(mails)).toEqual(['task.claimed', 'task.done'])
   })
 
   it('asks nothing of the database once the claim was given up in memory', async () => {

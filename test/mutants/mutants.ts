@@ -35,12 +35,19 @@ export const mutants: readonly Mutant[] = [
         "greatest(coalesce(${due}, ${jobs.runAt}), ${jobs.lockAt} + interval '1 second')",
         'coalesce(${due}, ${jobs.runAt})',
       ],
-      ['the history is of this outcome', 'guard(asWritten, sameClaim(),', 'guard(sameClaim(),'],
+      [
+        'a claim that stands is held',
+        'and(owned(), sql`${jobs.attempts} = claim.attempts`)',
+        'sql`${jobs.attempts} = claim.attempts`',
+      ],
+      ['a claim that stands is of this attempt', 'and(owned(), sql`${jobs.attempts} = claim.attempts`)', 'owned()'],
+      ['the history is of this outcome', 'and(asWritten, sql`${jobs.attempts}', 'and(sql`${jobs.attempts}'],
       [
         'the history is of this attempt',
-        'guard(asWritten, sameClaim(), sql`${jobs.attempts} = claim.attempts + 1`)',
-        'guard(asWritten, sameClaim())',
+        'asWritten, sql`${jobs.attempts} = claim.attempts + 1`, not(cancelled)',
+        'asWritten, not(cancelled)',
       ],
+      ['the history is no cancellation', 'claim.attempts + 1`, not(cancelled))', 'claim.attempts + 1`)'],
     ],
   ),
   ...of(
