@@ -375,6 +375,14 @@ describe('statusOfClaims', () => {
     expect((await statusOfClaims(db(), 'other', worker, [{ fence, outcome: failed }])).size).toBe(0)
   })
 
+  it('does not take a cancellation for an acknowledgement', async () => {
+    const fence = await claimOne()
+    await admin(database.db).cancel({ ids: [fence.id] })
+    expect(await rowOf(database.sql, fence.id)).toMatchObject({ status: 'Killed', attempts: 1, lock_by: worker })
+    expect(await statuses({ fence, outcome: killed })).toEqual({})
+    expect(await statuses({ fence, outcome: failed })).toEqual({})
+  })
+
   it('does not take a claim for standing whose task was cancelled before it started', async () => {
     const fence = await claimOne()
     await database.sql`update apalis.jobs set status = 'Queued'`

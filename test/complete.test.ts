@@ -192,7 +192,8 @@ describe('completeWithTx', () => {
     expect(thrown).toBeInstanceOf(StaleAcknowledgementError)
     expect(await effectsSoFar()).toEqual([])
     expect(await row(id)).toMatchObject({ status: 'Killed', attempts: 1 })
-    expect(types(mails)).toEqual(['task.claimed', 'task.stale'])
+    expect(types(mails)).toEqual(['task.claimed', 'task.killed'])
+    expect((await mails.events.next('task.killed')).cause).toMatchObject({ code: 'TASK_ABORTED', why: 'cancelled' })
   })
 
   it('keeps a cancellation waiting, which then comes too late', async () => {

@@ -45,8 +45,8 @@ export interface TaskContext<Args, Result = void> {
    * @param tx - That of the transaction to commit with.
    * @param result - Stored as if the handler had returned it.
    * @returns What the handler returns in place of its result.
-   * @throws {StaleAcknowledgementError} `STALE_ACKNOWLEDGEMENT` when the claim was lost, or is completed already. Let it
-   * leave the callback, so that the transaction rolls back.
+   * @throws {StaleAcknowledgementError} `STALE_ACKNOWLEDGEMENT` when the claim was lost, or the task is cancelled or completed
+   * already. Let it leave the callback, so that the transaction rolls back.
    * @throws {InvalidArgumentError} `INVALID_ARGUMENT` before any SQL, for a result that cannot be stored or a `db` in
    * place of a `tx`.
    * @throws {DatabaseError} `DATABASE` when the statement fails; as after any SQL error the transaction can only roll back.
