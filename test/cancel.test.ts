@@ -4,17 +4,22 @@ import { admin, isApalisError, type Claim, type TaskContext } from 'apalis-drizz
 import { recordEvents, type RecordedEvents } from 'apalis-drizzle/testing'
 import { openControlClient, type ControlClient } from '../src/processes/control-client.js'
 import { DEADLINES } from '../src/processes/deadlines.js'
+import { onEndedHere } from '../src/processes/ended-here.js'
 import { IdleWatch } from '../src/processes/idle-watch.js'
 import { Outages } from '../src/processes/outages.js'
+import { notifyListener } from '../src/processes/listener.js'
 import { newLeaseToken, registerWorker } from '../src/processes/registration.js'
 import { reporter } from '../src/processes/report.js'
 import { Session } from '../src/processes/session.js'
 import { Slots } from '../src/processes/slots.js'
 import { definitionOf } from '../src/vocabulary/definition.js'
+import { findCancelled } from '../src/statements/find-cancelled.js'
+import type { Db } from '../src/vocabulary/db.js'
 import { workerSettings } from '../src/vocabulary/settings.js'
 import { caught } from './support/caught.js'
 import { useDatabase } from './support/database.js'
-import { rowOf } from './support/rows.js'
+import { clearTasks, rowOf, storeTask, storeWorker, taskId } from './support/rows.js'
+import { until } from './support/until.js'
 import { gate, untilAborted, useWorkers } from './support/workers.js'
 
 const database = useDatabase()
@@ -97,6 +102,37 @@ describe.each([
   })
 })
 
+it('a worker whose notifications were off looks when they are on again', async () => {
+  const times = {
+    openTimeoutMs: 5_000,
+    pingIntervalMs: 30_000,
+    pingTimeoutMs: 5_000,
+    firstRetryMs: 800,
+    maxRetryMs: 800,
+  }
+  const { db } = database.connect({ max: 1 })
+  await using listen = notifyListener(db, times)
+  const mails = work<string>()
+  const running = gate()
+  await mails.started(
+    (args, ctx) => {
+      running.open()
+      return untilAborted(args, ctx)
+    },
+    { listen, keepAliveMs: 60_000 },
+  )
+  await mails.events.next('listener.up')
+  const id = await mails.storage.push('x')
+  await running.opened
+  await database.sql`
+    select pg_terminate_backend(pid) from pg_stat_activity
+    where application_name = 'apalis-drizzle listener' and datname = current_database()`
+  await mails.events.next('listener.down')
+  await steer().cancel({ ids: [id] })
+  expect(counted(mails.events, 'listener.up')).toBe(1)
+  await expectCancelled(mails.events, id)
+})
+
 describe('a handler', () => {
   it('that ignores its signal is reported as such; its slot is free when it ends', async () => {
     const mails = work<string>()
@@ -173,6 +209,34 @@ describe('a handler', () => {
     ends.open()
     await mails.events.next('task.done', (done) => done.id === id)
     expect(signal.aborted).toBe(false)
+  })
+})
+
+describe('a claim', () => {
+  const claim = { id: taskId(1), attempts: 0, lockAt: 1_700_000_000 }
+
+  it.each<
+    [string, boolean, Partial<Record<'queue' | 'worker' | 'status', string>> & { lockAt?: number; error?: string }]
+  >([
+    ['that the row shows as cancelled is', true, {}],
+    ['of another queue is not', false, { queue: 'others' }],
+    ['of another worker is not', false, { worker: 'mailer#2' }],
+    ['of another time is not', false, { lockAt: 1_700_000_001 }],
+    ['whose task was given up is not', false, { error: 'Cancelled' }],
+    ['of a task that was cancelled, retried and claimed is not', false, { status: 'Running' }],
+  ])('%s cancelled', async (_, isCancelled, { queue = 'emails', worker = 'mailer#1', status = 'Killed', ...other }) => {
+    await clearTasks(database.sql)
+    await storeWorker(database.sql, { id: 'mailer#1', queue: 'emails' })
+    const result = { Err: other.error ?? 'Cancelled by an administrator.' }
+    await storeTask(database.sql, { id: claim.id, queue: 'emails', status, lockBy: 'mailer#1', result })
+    await database.sql`update apalis.jobs set lock_at = to_timestamp(${claim.lockAt})`
+    const { lockAt = claim.lockAt } = other
+    const db = database.db as unknown as Db
+    const cancelled = await findCancelled(db, queue, worker, [
+      { ...claim, id: taskId(2) },
+      { ...claim, lockAt },
+    ])
+    expect([...cancelled]).toEqual(isCancelled ? [claim.id] : [])
   })
 })
 
@@ -256,7 +320,119 @@ describe('a task that was cancelled', () => {
   })
 })
 
+describe('a handler that completes its task in its own transaction', () => {
+  it('and is faster: the cancellation waits for it, and is refused', async () => {
+    const mails = work<string>()
+    const [completed, commits] = [gate(), gate()]
+    await mails.started((_args, ctx) =>
+      database.db.transaction(async (tx) => {
+        const completion = await ctx.completeWithTx(tx, undefined)
+        completed.open()
+        await commits.opened
+        return completion
+      }),
+    )
+    const id = await mails.storage.push('x')
+    await completed.opened
+    const cancelled = steer().cancel({ ids: [id] })
+    await until(async () => {
+      const [row] = await database.sql`select count(*)::int from pg_stat_activity
+        where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0`
+      return row?.['count'] === 1
+    }, 'the cancellation waits')
+    commits.open()
+    expect(await cancelled).toEqual({ changed: [], refused: [{ id, reason: 'it has ended (Done)' }] })
+    await mails.events.next('task.done', (done) => done.id === id)
+  })
+
+  it.each([
+    ['has heard of the cancellation', byHeartbeat],
+    ['has not heard of the cancellation', untold],
+  ])('and %s: the completion is stale, and the transaction rolls back', async (_, options) => {
+    const mails = work<string>()
+    const [started, goesOn] = [gate<TaskContext<string>>(), gate()]
+    const failed = gate<unknown>()
+    await mails.started(async (_args, ctx) => {
+      started.open(ctx)
+      await goesOn.opened
+      const completing = database.db.transaction(async (tx) => {
+        await tx.execute('create table effects ()')
+        return ctx.completeWithTx(tx, undefined)
+      })
+      completing.catch(failed.open)
+      return completing
+    }, options)
+    const id = await mails.storage.push('x')
+    const { signal } = await started.opened
+    await steer().cancel({ ids: [id] })
+    if (options === byHeartbeat && !signal.aborted) await new Promise((told) => signal.addEventListener('abort', told))
+    goesOn.open()
+    expect(isApalisError(await failed.opened, 'STALE_ACKNOWLEDGEMENT')).toBe(true)
+    expect(await database.sql`select to_regclass('effects') as effects`).toEqual([{ effects: null }])
+    await expectCancelled(mails.events, id)
+    await expectKilled(id, 1)
+    expect(counted(mails.events, 'task.stale')).toBe(0)
+  })
+})
+
+describe('who waits for the result', () => {
+  it('gets it as of any other task that was given up, at once in this process', async () => {
+    const mails = work<string>()
+    const id = await mails.storage.push('x')
+    const told: string[] = []
+    const forget = onEndedHere(database.db as unknown as Db, (ended) => told.push(ended))
+    const rolledBack = database.db.transaction(async (tx) => {
+      await admin(tx).cancel({ ids: [id] })
+      tx.rollback()
+    })
+    await expect(rolledBack).rejects.toThrow()
+    expect(told).toEqual([])
+    await steer().cancel({ ids: [id] })
+    expect(told).toEqual([id])
+    forget()
+    expect(await mails.storage.waitForSingle(id)).toEqual({
+      id,
+      status: 'Killed',
+      error: 'Cancelled by an administrator.',
+    })
+  })
+})
+
 describe('a claim that the application acknowledges itself', () => {
+  it('and has locked by its id, is refused as stale, and reported once', async () => {
+    const mails = work<string>()
+    const id = await mails.storage.push('x')
+    await steer().registerWorker(mails.queue.name, 'consumer')
+    const claim = await mails.storage.lockTask(id, 'consumer')
+    await steer().cancel({ ids: [id] })
+    const error = await caught(mails.storage.ack(claim, { status: 'Killed', error: 'x' }))
+    expect(isApalisError(error, 'STALE_ACKNOWLEDGEMENT')).toBe(true)
+    await expectCancelled(mails.events, id)
+    await expectKilled(id, 1)
+    expect(counted(mails.events, 'task.stale')).toBe(0)
+  })
+
+  it.each(['Failed', 'Killed'] as const)(
+    'is not taken for acknowledged as %s, although the row looks alike',
+    async (status) => {
+      const mails = work<string>({ maxAttempts: 1 })
+      const handed = gate<Claim<string>>()
+      await mails.started((_args, { task }) => handed.open(task), { ...untold, autoAck: false })
+      const id = await mails.storage.push('x')
+      const claim = await handed.opened
+      const rolledBack = database.db.transaction(async (tx) => {
+        await mails.storage.ackWithTx(tx, claim, { status, error: 'x' })
+        tx.rollback()
+      })
+      await expect(rolledBack).rejects.toThrow('Rollback')
+      await steer().cancel({ ids: [id] })
+      // It asks first what became of the transaction.
+      const error = await caught(mails.storage.ack(claim, { status: 'Done', result: undefined }))
+      expect(isApalisError(error, 'STALE_ACKNOWLEDGEMENT')).toBe(true)
+      await expectCancelled(mails.events, id)
+    },
+  )
+
   it('is refused as stale, and reported once', async () => {
     const mails = work<string>()
     const handed = gate<Claim<string>>()

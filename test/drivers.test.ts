@@ -210,6 +210,39 @@ describe.each([
     expect(told.sort()).toEqual(['mailbox full', ...[0, 1, 2, 3, 5, 6].map((n) => `order ${n}`)])
   })
 
+  it('steers tasks, and tells a handler that its task was cancelled', async () => {
+    const storage = new PostgresStorage(db, queue)
+    const steer = admin(db)
+    const [one = '', two = '', three = ''] = await storage.pushTasks(
+      [1, 2, 3].map((n) => queue.task(args(n), { delayMs: 3_600_000 })),
+    )
+    expect(await steer.setPriority({ ids: [one, taskId(1)] }, 7)).toEqual({
+      changed: [one],
+      refused: [{ id: taskId(1), reason: 'no task has this id' }],
+    })
+    const runAt = new Date('2030-01-01T00:00:00.123Z')
+    expect((await steer.reschedule({ queue: queue.name }, runAt)).changed).toHaveLength(3)
+    expect(await storage.fetchById(one)).toMatchObject({ priority: 7, runAt })
+    const cancelled = await db.transaction((tx) => admin(tx).cancel({ ids: [three, two] }))
+    expect(cancelled).toEqual({ changed: [three, two], refused: [] })
+    expect(await steer.remove({ queue: queue.name, status: 'Killed' })).toMatchObject({ refused: [] })
+
+    const events = recordEvents()
+    const options = { onEvent: events.onEvent, keepAliveMs: 200_000 }
+    const worker = storage.worker((_args, { signal }) => {
+      return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error)))
+    }, options)
+    await worker.start()
+    await events.next('listener.up')
+    expect((await steer.retryNow({ ids: [one] })).changed).toEqual([one])
+    await events.next('task.claimed')
+    expect((await steer.cancel({ queue: queue.name, status: 'Running' })).changed).toEqual([one])
+    const { cause } = await events.next('task.killed')
+    expect(cause).toMatchObject({ code: 'TASK_ABORTED', why: 'cancelled' })
+    await worker.stop()
+    expect((await stored()).map(({ id, status, attempts }) => [id, status, attempts])).toEqual([[one, 'Killed', 1]])
+  })
+
   it('wakes an idle worker for a task that is committed, and for one that becomes due', async () => {
     const events = recordEvents()
     // So rarely that no poll can be what finds a task.

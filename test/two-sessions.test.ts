@@ -368,6 +368,16 @@ describe('a cancellation and an acknowledgement', () => {
     expect([...(await acknowledged).keys()]).toEqual([taskId(1)])
   })
 
+  it('take them in this order also of a whole queue', async () => {
+    for (const n of [3, 2, 1]) await storeTask(database.sql, { id: taskId(n), queue })
+    const held = await lockedBy(`select from apalis.jobs where id = '${taskId(1)}' for update`)
+    const cancelled = adminNow().cancel({ queue })
+    await waitingFor(database.sql, held)
+    await database.sql`select from apalis.jobs where id in (${taskId(2)}, ${taskId(3)}) for update nowait`
+    await held.release()
+    expect((await cancelled).changed).toHaveLength(3)
+  })
+
   it('that end in a deadlock all the same: the cancellation is tried again', async () => {
     await storeTasks(database.sql, 3, { queue })
     const lock = (n: number) => `select from apalis.jobs where id = '${taskId(n)}' for update`
