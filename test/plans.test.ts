@@ -4,14 +4,22 @@
  */
 import { beforeAll, describe, expect, it } from 'vitest'
 import { ack, statusOfClaims } from '../src/statements/ack.js'
+import { cancelTasks } from '../src/statements/cancel.js'
 import { claim } from '../src/statements/claim.js'
+import { findCancelled } from '../src/statements/find-cancelled.js'
 import { heartbeat } from '../src/statements/heartbeat.js'
 import { markRunning } from '../src/statements/mark-running.js'
 import { nextDueMs } from '../src/statements/next-due.js'
 import { register } from '../src/statements/register.js'
+import { removeTasks } from '../src/statements/remove.js'
+import { rescheduleTasks } from '../src/statements/reschedule.js'
+import { retryTasksNow } from '../src/statements/retry-now.js'
+import { setTaskPriority } from '../src/statements/set-priority.js'
 import { sweep } from '../src/statements/sweep.js'
 import type { Db } from '../src/vocabulary/db.js'
 import type { AckEntry, Fence } from '../src/vocabulary/outcome.js'
+import type { Steering } from '../src/vocabulary/steering.js'
+import type { TaskId } from '../src/vocabulary/task-id.js'
 import { useDatabase } from './support/database.js'
 import { explain, type Plan } from './support/plan.js'
 
@@ -49,6 +57,15 @@ const CUSTOM = `set local plan_cache_mode = force_custom_plan`
 const LATER_INDEX = `drop index apalis.jobs_dequeue_idx;
   create index jobs_dequeue_idx on apalis.jobs (job_type, priority desc, run_at, id)
   where status in ('Pending', 'Failed') and attempts < max_attempts`
+
+/** Each with the first letter of ids that it can change. */
+const STEERING = {
+  'cancel tasks': [cancelTasks, 'R'],
+  'retry tasks': [retryTasksNow, 'L'],
+  'reschedule tasks': [(db, steering) => rescheduleTasks(db, steering, Date.now()), 'W'],
+  'set a priority': [(db, steering) => setTaskPriority(db, steering, 1), 'W'],
+  'remove tasks': [removeTasks, 'D'],
+} as const satisfies Record<string, [steer: (db: Db, steering: Steering) => Promise<unknown>, series: string]>
 
 const queue = 'q1'
 const worker = 'alive'
@@ -137,6 +154,32 @@ describe.each([
       expectLookups(plan, held.length)
       expect(plan.nodes).not.toContain('Index Scan jobs_locked_by_queue_idx')
       expect(plan.buffers, plan.text).toBeLessThan(25 * held.length)
+    })
+
+    it('a look for cancelled claims looks them up by id', async () => {
+      const plan = await explain(database, (db) => findCancelled(db, queue, worker, held), mode)
+      expectLookups(plan, held.length)
+      expect(plan.buffers, plan.text).toBeLessThan(10 * held.length)
+    })
+
+    it.each(Object.entries(STEERING))('to %s by id looks each of them up', async (_, [steer, series]) => {
+      const ids = Array.from({ length: 20 }, (_, n) => `${series}${String(n + 1).padStart(25, '0')}` as TaskId)
+      const plan = await explain(database, (db) => steer(db, { selection: { ids }, lockTimeout: '2s' }), mode)
+      expectLookups(plan, ids.length)
+      expect(plan.buffers, plan.text).toBeLessThan(80 * ids.length)
+    })
+
+    it.each([
+      ['cancel tasks', 'Running', 20],
+      ['cancel tasks', 'Failed', 0],
+      ['retry tasks', 'Killed', 0],
+      ['remove tasks', 'Killed', 0],
+    ] as const)('to %s that are %s, of a queue, finds them in an index', async (what, status, count) => {
+      const [steer] = STEERING[what]
+      const selection = { queue, status }
+      const plan = await explain(database, (db) => steer(db, { selection, lockTimeout: '2s' }), mode)
+      expectLookups(plan, 2 * count)
+      expect(plan.buffers, plan.text).toBeLessThan(100 + 80 * count)
     })
 
     it('a heartbeat reads the owned tasks only', async () => {
