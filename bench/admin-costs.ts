@@ -6,7 +6,8 @@
  * Uses the server of DATABASE_URL, in a database of its own, or else a temporary server.
  */
 import { randomBytes } from 'node:crypto'
-import { drizzle } from 'drizzle-orm/postgres-js'
+import { TransactionRollbackError } from 'drizzle-orm'
+import { drizzle, type PostgresJsDatabase } from 'drizzle-orm/postgres-js'
 import postgres, { type Sql } from 'postgres'
 import { startPostgres } from '../scripts/postgres-server.js'
 import { pauseQueue, resumeQueue } from '../src/processes/pause.js'
@@ -15,6 +16,7 @@ import { setup } from '../src/processes/setup.js'
 import * as reads from '../src/reads.js'
 import { STATUSES } from '../src/schema.js'
 import { pruneTasks } from '../src/statements/prune.js'
+import * as steering from '../src/steering.js'
 import { checkStatus } from '../src/processes/wait-for.js'
 import type { Db } from '../src/vocabulary/db.js'
 import { definitionOf } from '../src/vocabulary/definition.js'
@@ -25,6 +27,8 @@ import { cost } from './explain.js'
 import { FULL_SIZE, seed } from './seed.js'
 
 const RUNS = 9
+/** Of changes to hundreds of thousands of tasks, each followed by a VACUUM. */
+const CHANGE_RUNS = 3
 const DAY_MS = 86_400_000
 
 type Call = (db: Db) => Promise<unknown>
@@ -64,6 +68,18 @@ async function measure(client: Sql, sql: Sql): Promise<void> {
     const refresh = await median(() => reads.refreshQueueStatsSnapshot(db as unknown as Db))
     row('`refreshQueueStatsSnapshot()`', refresh, undefined)
     await show('`prune({ olderThanMs })` that finds nothing', (on) => prune(on, { olderThanMs: 60 * DAY_MS }))
+    for (const [call, run] of await changes(sql)) {
+      const { buffers } = await cost(client, sql, (logged) => undone(logged, run))
+      row(
+        call,
+        await median(
+          () => undone(db, run),
+          () => sql`vacuum apalis.jobs`,
+          CHANGE_RUNS,
+        ),
+        buffers,
+      )
+    }
     // Last, because it deletes.
     const batch = { queue: 'emails', status: 'Done', olderThanMs: 7 * DAY_MS, limit: 1_000 } as const
     await show('… a batch of 1,000', (on) => pruneTasks(on, batch))
@@ -122,16 +138,56 @@ async function calls(db: Db): Promise<[string, Call][]> {
   ]
 }
 
-/** Of the whole call, as the application waits for it. */
-async function median(run: () => Promise<unknown>): Promise<number> {
+async function changes(sql: Sql): Promise<[string, Change][]> {
+  const held = await sql<{ id: string }[]>`
+    select id from apalis.jobs where job_type = 'emails' and status = 'Pending' order by run_at limit 100`
+  const ids = held.map(({ id }) => id)
+  const later = new Date(Date.now() + DAY_MS)
+  return [
+    ['`cancel({ ids })` of one task', (on) => steering.cancel(on, { ids: ids.slice(0, 1) })],
+    ['… of 100 tasks', (on) => steering.cancel(on, { ids })],
+    ['`cancel({ queue })` of 2,240 tasks', (on) => steering.cancel(on, { queue: 'emails' })],
+    [
+      "`retryNow({ queue, status: 'Killed' })` of 2,000",
+      (on) => steering.retryNow(on, { queue: 'emails', status: 'Killed' }),
+    ],
+    ['`setPriority({ queue })` of 202,200', (on) => steering.setPriority(on, { queue: 'reports' }, 7)],
+    ['`reschedule({ queue }, runAt)` of 202,200', (on) => steering.reschedule(on, { queue: 'reports' }, later)],
+    [
+      "`remove({ queue, status: 'Done' })` of 198,000",
+      (on) => steering.remove(on, { queue: 'emails', status: 'Done' }),
+    ],
+  ]
+}
+
+type Change = (place: steering.Place) => Promise<unknown>
+
+/** In a transaction that is rolled back, so that each run finds the same. @returns The milliseconds of the call alone. */
+async function undone(db: PostgresJsDatabase, change: Change): Promise<number> {
+  let ms = 0
+  const rolledBack = db.transaction(async (tx) => {
+    const start = performance.now()
+    await change({ db: tx as unknown as Db, inTransaction: true })
+    ms = performance.now() - start
+    tx.rollback()
+  })
+  await rolledBack.catch((error: unknown) => {
+    if (!(error instanceof TransactionRollbackError)) throw error
+  })
+  return ms
+}
+
+/** Of the whole call, as the application waits for it; or of what it says that it has taken. */
+async function median(run: () => Promise<unknown>, between?: () => Promise<unknown>, runs = RUNS): Promise<number> {
   await run()
   const times: number[] = []
-  for (let i = 0; i < RUNS; i++) {
+  for (let i = 0; i < runs; i++) {
+    await between?.()
     const start = performance.now()
-    await run()
-    times.push(performance.now() - start)
+    const took = await run()
+    times.push(typeof took === 'number' ? took : performance.now() - start)
   }
-  return times.sort((a, b) => a - b)[(RUNS - 1) / 2]!
+  return times.sort((a, b) => a - b)[(runs - 1) / 2]!
 }
 
 function row(call: string, ms: number, pages: number | undefined): void {

@@ -26,13 +26,18 @@ export async function cost(client: Sql, sql: Sql, call: (db: PostgresJsDatabase)
   const logger = { logQuery: (text: string, params: unknown[]) => statements.push({ text, params }) }
   await call(drizzle({ client, logger }))
   const costs: Cost[] = []
+  const session = await sql.reserve()
   for (const { text, params } of statements) {
-    const [row] = await sql.unsafe<{ 'QUERY PLAN': [Explanation] }[]>(
+    // What it changes has been changed already.
+    await session`begin`
+    const [row] = await session.unsafe<{ 'QUERY PLAN': [Explanation] }[]>(
       `explain (analyze, buffers, timing off, format json) ${text}`,
       params as ParameterOrJSON<never>[],
     )
+    await session`rollback`
     costs.push(costOf(row!['QUERY PLAN'][0]))
   }
+  session.release()
   return {
     buffers: sum(costs.map(({ buffers }) => buffers)),
     ms: sum(costs.map(({ ms }) => ms)),
