@@ -147,6 +147,7 @@ describe('claim: what becomes of a task', () => {
       lockAt: stored?.['lock_at'] as number,
       metadata: '{"snake_case": {"camelCase": 1}}',
       idempotencyKey: 'key',
+      place: 1,
     })
     expect(new TextDecoder().decode(row?.job)).toBe('{"to":"a"}')
   })

@@ -86,6 +86,11 @@ export class AckGroup {
     private readonly hooks: AckHooks,
   ) {}
 
+  /** How many have no answer yet. */
+  get underWay(): number {
+    return this.#unanswered.size
+  }
+
   /**
    * Never rejects.
    *

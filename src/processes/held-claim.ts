@@ -36,15 +36,18 @@ export class HeldClaim {
   /** Why `signal` aborted, if it did. */
   abortedBecause: TaskAbortedError['why'] | undefined
   lostBecause: LossReason | undefined
-  /** Where the application acknowledges it: resolves when it has, or when there is no more waiting for that. */
-  readonly dismissed: Promise<void>
-  #dismiss: () => void = () => undefined
+  /** Told once, when it is aborted. */
+  onAbort: (() => void) | undefined
   #startedAt: number | undefined
-  readonly #abort = new AbortController()
+  #abortReason: TaskAbortedError | undefined
+  // Made when they are asked for, which few handlers do: signals are dear to the garbage collector.
+  #controller: AbortController | undefined
+  #dismissed: Promise<void> | undefined
+  #dismiss: (() => void) | undefined
+  #isDismissed = false
 
   constructor(readonly row: HeldRow) {
     this.shownAsQueued = row.status === 'Queued'
-    this.dismissed = new Promise((resolve) => (this.#dismiss = resolve))
   }
 
   get id(): TaskId {
@@ -61,7 +64,23 @@ export class HeldClaim {
   }
 
   get signal(): AbortSignal {
-    return this.#abort.signal
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController()
+      if (this.#abortReason !== undefined) this.#controller.abort(this.#abortReason)
+    }
+    return this.#controller.signal
+  }
+
+  /** The reason of `signal`, if it has aborted. */
+  get abortReason(): TaskAbortedError | undefined {
+    return this.#abortReason
+  }
+
+  /** Where the application acknowledges it: resolves when it has, or when there is no more waiting for that. */
+  get dismissed(): Promise<void> {
+    return (this.#dismissed ??= this.#isDismissed
+      ? Promise.resolve()
+      : new Promise((resolve) => (this.#dismiss = resolve)))
   }
 
   isClaimOf(fence: Fence | undefined): boolean {
@@ -79,13 +98,16 @@ export class HeldClaim {
   }
 
   abort(why: TaskAbortedError['why']): void {
-    if (this.signal.aborted) return
+    if (this.#abortReason !== undefined) return
     this.abortedBecause = why
-    this.#abort.abort(new TaskAbortedError(why, this.id))
+    this.#abortReason = new TaskAbortedError(why, this.id)
+    this.#controller?.abort(this.#abortReason)
+    this.onAbort?.()
   }
 
   dismiss(): void {
-    this.#dismiss()
+    this.#isDismissed = true
+    this.#dismiss?.()
   }
 
   /** The database no longer counts it as ours: the handler is told, and nothing it does is recorded. */

@@ -6,21 +6,43 @@ import { RowError, type TaskId } from '../vocabulary/errors.js'
 import type { AckOutcome } from '../vocabulary/outcome.js'
 import { errResult } from '../vocabulary/result.js'
 import { taskFields } from '../vocabulary/row.js'
+import { isThenable } from '../vocabulary/standard-schema.js'
 import type { HeldRow } from './held-claim.js'
 
-/** Rejects with a `DecodeError` or a `RowError`. */
-export function readClaim<Args>(queue: QueueDefinition<Args>, worker: string, row: HeldRow): Promise<Claim<Args>> {
+/**
+ * A promise only if the queue's schema is asynchronous.
+ *
+ * @throws {DecodeError} or {RowError}; a promise rejects with it.
+ */
+export function readClaim<Args>(
+  queue: QueueDefinition<Args>,
+  worker: string,
+  row: HeldRow,
+): Claim<Args> | Promise<Claim<Args>> {
   return readClaimBy((id, bytes) => decodeArgs(queue, id, bytes), queue.name, worker, row)
 }
 
-export async function readClaimBy<Args>(
+export function readClaimBy<Args>(
   decode: (id: TaskId, bytes: Uint8Array) => Args | Promise<Args>,
   queue: string,
   worker: string,
   row: HeldRow,
-): Promise<Claim<Args>> {
-  const { status: _, attempts, ...fields } = taskFields(queue, row)
-  return { ...fields, args: await decode(fields.id, row.job), attempt: attempts + 1, worker }
+): Claim<Args> | Promise<Claim<Args>> {
+  const { id, runAt, maxAttempts, priority, metadata, idempotencyKey, attempts } = taskFields(queue, row)
+  const claim = (args: Args): Claim<Args> => ({
+    id,
+    queue,
+    runAt,
+    maxAttempts,
+    priority,
+    metadata,
+    idempotencyKey,
+    args,
+    attempt: attempts + 1,
+    worker,
+  })
+  const args = decode(id, row.job)
+  return isThenable(args) ? args.then(claim) : claim(args)
 }
 
 /** A failed attempt, due again after the queue's own wait. */

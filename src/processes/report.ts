@@ -13,14 +13,16 @@ export type Report = (level: WorkerEvent['level'], message: string, body: Worker
 export function reporter(
   queue: string,
   worker: string,
-  onEvent: (event: WorkerEvent) => unknown = printIfNotable,
+  onEvent: ((event: WorkerEvent) => unknown) | undefined,
 ): Report {
   return (level, message, body) => {
+    // Of each task there are two, and nobody would read them.
+    if (onEvent === undefined && !isNotable(level)) return
     const event = { level, message: `${worker} (${queue}): ${message}`, queue, worker, ...body } as WorkerEvent
     // The error of a handler may quote a payload, as those of Drizzle do; who logs the event as a whole must not log that.
     if ('cause' in event) Object.defineProperty(event, 'cause', { enumerable: false })
     try {
-      const returned = onEvent(event)
+      const returned = (onEvent ?? print)(event)
       // An async callback, whose rejection would otherwise end the process.
       if (returned instanceof Promise) returned.catch(() => undefined)
     } catch {
@@ -29,8 +31,12 @@ export function reporter(
   }
 }
 
-function printIfNotable({ level, type, message }: WorkerEvent): void {
-  if (level === 'warn' || level === 'error') console[level](`apalis-drizzle ${type}: ${message}`)
+function isNotable(level: WorkerEvent['level']): boolean {
+  return level === 'warn' || level === 'error'
+}
+
+function print({ level, type, message }: WorkerEvent): void {
+  console[level](`apalis-drizzle ${type}: ${message}`)
 }
 
 /**

@@ -6,6 +6,7 @@ import { MAX_DELAY_MS, MAX_RUN_AT_MS } from '../vocabulary/limits.js'
 import type { AckOutcome, Due } from '../vocabulary/outcome.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
 import { errResult, okResult, unstorableResult } from '../vocabulary/result.js'
+import { isThenable } from '../vocabulary/standard-schema.js'
 import { completeInTx, type TxClaim } from './ack-in-tx.js'
 import type { HeldClaim } from './held-claim.js'
 import { readClaim, outcomeOfError } from './read-claim.js'
@@ -35,105 +36,111 @@ export interface TaskRunner<Args, Result> {
   readonly onRetryFailure: (error: unknown) => void
 }
 
-/**
- * Never rejects: whatever goes wrong is an outcome of the task. So is, whoever acknowledges, that it cannot be read.
- *
- * @param handOut - Called before the handler with a task that the application acknowledges itself.
- */
-export async function runTask<Args, Result>(
-  inTx: TxClaim,
-  runner: TaskRunner<Args, Result>,
-  handOut: (task: Claim<Args>) => void,
-): Promise<Execution> {
-  const claim = inTx.held
-  let handedOut = false
-  let succeeded = false
-  const work = execute(inTx, runner, {
-    handOut: (task) => {
-      handedOut = true
-      handOut(task)
-    },
-    onSuccess: () => (succeeded = true),
-  })
-  try {
-    const waited = await unlessIgnored(claim, runner.queue.timeoutMs, work)
-    if ('ended' in waited) return waited.ended
-    const { overrun } = waited
-    if (handedOut) return { outcome: undefined, overrun }
-    if (succeeded) return { ...unstorable(resultUnchecked()), overrun }
-    return { ...failed(claim, runner, claim.signal.reason), overrun }
-  } catch (error) {
-    return handedOut ? { outcome: undefined, cause: error } : failed(claim, runner, error)
-  }
+/** What a session does for the tasks that it runs. */
+export interface RunHooks<Args> {
+  /** For a handler that acknowledges its task in a transaction. */
+  inTx(claim: HeldClaim): TxClaim
+  /** Called before the handler with a task that the application acknowledges itself. */
+  handOut(claim: HeldClaim, task: Claim<Args>): void
 }
 
-interface Stages<Args> {
-  readonly handOut: (task: Claim<Args>) => void
+/** How far an execution has come. */
+interface Progress {
+  handedOut: boolean
   /** The handler has done its work, and only its result is still to be checked. */
-  readonly onSuccess: () => void
+  succeeded: boolean
+}
+
+/** Never rejects: whatever goes wrong is an outcome of the task. So is, whoever acknowledges, that it cannot be read. */
+export async function runTask<Args, Result>(
+  claim: HeldClaim,
+  runner: TaskRunner<Args, Result>,
+  hooks: RunHooks<Args>,
+): Promise<Execution> {
+  const progress: Progress = { handedOut: false, succeeded: false }
+  try {
+    const waited = await unlessIgnored(claim, runner.queue.timeoutMs, execute(claim, runner, hooks, progress))
+    if ('ended' in waited) return waited.ended
+    const { overrun } = waited
+    if (progress.handedOut) return { outcome: undefined, overrun }
+    if (progress.succeeded) return { ...unstorable(resultUnchecked()), overrun }
+    return { ...failed(claim, runner, claim.abortReason), overrun }
+  } catch (error) {
+    return progress.handedOut ? { outcome: undefined, cause: error } : failed(claim, runner, error)
+  }
 }
 
 /** All that may take time, schemas included. Rejects with what kept the handler from running, or with what it threw. */
 async function execute<Args, Result>(
-  inTx: TxClaim,
+  claim: HeldClaim,
   runner: TaskRunner<Args, Result>,
-  { handOut, onSuccess }: Stages<Args>,
+  hooks: RunHooks<Args>,
+  progress: Progress,
 ): Promise<Execution> {
   const { handler, worker, queue, autoAck } = runner
-  const claim = inTx.held
-  const { signal } = claim
-  const task = await readClaim(runner.queue, worker, claim.row)
+  const reading = readClaim(queue, worker, claim.row)
+  const task = isThenable(reading) ? await reading : reading
   // A schema may take its time, and the claim may be lost or given up meanwhile.
-  signal.throwIfAborted()
-  if (!autoAck) handOut(task)
+  if (claim.abortReason !== undefined) throw claim.abortReason
+  if (!autoAck) {
+    hooks.handOut(claim, task)
+    progress.handedOut = true
+  }
   const result = await handler(task.args, {
     task,
     id: task.id,
     attempt: task.attempt,
-    signal,
+    get signal() {
+      return claim.signal
+    },
     worker,
     completeWithTx: async (tx, value) => {
-      await completeInTx(tx, inTx, queue, value)
+      await completeInTx(tx, hooks.inTx(claim), queue, value)
       return COMPLETED
     },
   })
   if (result === COMPLETED) return { outcome: undefined, unlessCompleted: () => notCompleted(claim, runner) }
   if (!autoAck) return { outcome: undefined }
-  onSuccess()
+  progress.succeeded = true
   return done(runner, result as Result)
 }
 
 /** Waits until the work ends, or until it has ignored the claim's signal for the grace period. */
-async function unlessIgnored<T>(
+function unlessIgnored<T>(
   claim: HeldClaim,
   timeoutMs: number | undefined,
   work: Promise<T>,
 ): Promise<{ readonly ended: T } | { readonly overrun: Promise<void> }> {
-  const { signal } = claim
-  const timers: ReturnType<typeof setTimeout>[] = []
-  let onAbort: () => void = () => undefined
-  const ignored = new Promise<{ overrun: Promise<void> }>((resolve) => {
-    const overrun = work.then(
-      () => undefined,
-      () => undefined,
+  return new Promise((resolve, reject) => {
+    let grace: ReturnType<typeof setTimeout> | undefined
+    const timeout = timeoutMs === undefined ? undefined : setTimeout(() => claim.abort('timeout'), timeoutMs)
+    const stopWaiting = () => {
+      clearTimeout(timeout)
+      clearTimeout(grace)
+      claim.onAbort = undefined
+    }
+    const ended = work.then(
+      (value) => {
+        stopWaiting()
+        resolve({ ended: value })
+      },
+      (error: unknown) => {
+        stopWaiting()
+        reject(error)
+      },
     )
-    onAbort = () => timers.push(setTimeout(() => resolve({ overrun }), ABORT_GRACE_MS))
-    if (signal.aborted) onAbort()
-    else signal.addEventListener('abort', onAbort, { once: true })
-    if (timeoutMs !== undefined) timers.push(setTimeout(() => claim.abort('timeout'), timeoutMs))
+    claim.onAbort = () => {
+      grace = setTimeout(() => resolve({ overrun: ended }), ABORT_GRACE_MS)
+    }
+    if (claim.abortReason !== undefined) claim.onAbort()
   })
-  try {
-    return await Promise.race([work.then((ended) => ({ ended })), ignored])
-  } finally {
-    timers.forEach(clearTimeout)
-    signal.removeEventListener('abort', onAbort)
-  }
 }
 
 /** The handler has done its work, so the task ends here even if its result cannot be stored: a rerun would repeat the work. */
 async function done<Args, Result>({ queue }: TaskRunner<Args, Result>, result: Result): Promise<Execution> {
   try {
-    return { outcome: { status: 'Done', result: await okResult(queue, result) } }
+    const written = okResult(queue, result)
+    return { outcome: { status: 'Done', result: isThenable(written) ? await written : written } }
   } catch (error) {
     return unstorable(error)
   }
@@ -170,7 +177,7 @@ function failed<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, Result>
     return { outcome: { status: 'Pending' }, cause: error }
   }
   // A handler that was aborted throws whatever its fetch or query threw; the reason is more to the point.
-  const cause: unknown = claim.abortedBecause === 'timeout' ? claim.signal.reason : error
+  const cause: unknown = claim.abortedBecause === 'timeout' ? claim.abortReason : error
   return { outcome: outcomeOfError(runner.queue, claim.attempt, cause, runner.onRetryFailure), cause }
 }
 

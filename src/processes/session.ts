@@ -25,12 +25,13 @@ import { within, type Deadlines } from './deadlines.js'
 import { handOut } from './handed-out.js'
 import { HeldClaim, type LossReason } from './held-claim.js'
 import type { IdleWatch } from './idle-watch.js'
+import { InFlight } from './in-flight.js'
 import { KeepAlive } from './keep-alive.js'
 import type { Outages } from './outages.js'
 import { reportLateError, reportLostClaim, reportOrphans, reportOutcome, reportUnknown } from './outcome-report.js'
 import type { Registration } from './registration.js'
 import { inWords, type Report } from './report.js'
-import { ABORT_GRACE_MS, runTask, type Execution, type TaskRunner } from './run-task.js'
+import { ABORT_GRACE_MS, runTask, type Execution, type RunHooks, type TaskRunner } from './run-task.js'
 import type { Slots } from './slots.js'
 import { Strays } from './strays.js'
 
@@ -71,7 +72,7 @@ export class Session<Args, Result> {
   /** Claims whose handler is through, and which wait for the application to acknowledge them. */
   #unacknowledged = 0
   /** Whatever is under way with a held claim that is not buffered, and the hand-backs of strays. */
-  readonly #tasks = new Set<Promise<unknown>>()
+  readonly #tasks = new InFlight(() => this.#claims.wake())
   /** How often it was told that tasks may have been cancelled. */
   #cancelHints = 0
   #lookingForCancelled = false
@@ -82,6 +83,10 @@ export class Session<Args, Result> {
   readonly #keepAlive: KeepAlive
   readonly #claims: ClaimLoop
   readonly #marking: ReturnType<typeof setInterval>
+  readonly #hooks: RunHooks<Args> = {
+    inTx: (held) => this.#inTx(held),
+    handOut: (held, task) => this.#handOut(held, task),
+  }
 
   constructor(private readonly parts: SessionParts<Args, Result>) {
     const { control, registration, registeredAt, settings, deadlines, outages } = parts
@@ -128,7 +133,7 @@ export class Session<Args, Result> {
   /** Tells that tasks of this worker may have been cancelled. Whoever tells during a look shares the next one. */
   lookForCancelled(): void {
     this.#cancelHints += 1
-    if (!this.#lookingForCancelled) this.#track(this.#dropCancelled())
+    if (!this.#lookingForCancelled) this.#tasks.add(this.#dropCancelled())
   }
 
   /**
@@ -175,21 +180,23 @@ export class Session<Args, Result> {
     const claimed = this.#claims.stop()
     this.#handBackBuffer()
     await claimed
-    while (this.#tasks.size > 0) await Promise.all(this.#tasks)
+    while (this.#tasks.count > 0) await this.#tasks.nextEnd()
     await this.#keepAlive.stop()
   }
 
   /**
    * How many tasks to claim: none until half of the buffer is used up, so that claims under load are large. Outcomes on
-   * their way count, so that a database that takes no acknowledgements is not asked for more tasks; and so do those that
-   * the application has yet to tell, so that one which never does is not handed the whole queue.
+   * their way count as far as they are more than a buffer, so that a database that takes no acknowledgements is not asked
+   * for more tasks, and claims are not small while it takes them; and so do those that the application has yet to tell, so
+   * that one which never does is not handed the whole queue.
    */
   #room(): number {
     const { settings, slots, onDemand } = this.parts
-    if (this.#buffer.length > settings.bufferSize / 2) return 0
-    const acking = [...this.#held.values()].filter(({ state }) => state === 'acking').length
+    const { bufferSize } = settings
+    if (this.#buffer.length > bufferSize / 2) return 0
+    const acking = Math.max(this.#acks.underWay - bufferSize, 0)
     const unacknowledged = onDemand ? 0 : this.#unacknowledged
-    return settings.bufferSize + slots.free - this.#buffer.length - acking - unacknowledged
+    return bufferSize + slots.free - this.#buffer.length - acking - unacknowledged
   }
 
   async #claim(limit: number): Promise<number> {
@@ -237,28 +244,20 @@ export class Session<Args, Result> {
     while (this.#state === 'working' && this.parts.slots.free > 0) {
       const next = this.#buffer.shift()
       if (next === undefined) return
-      this.#track(this.#run(next))
+      this.#tasks.add(this.#run(next))
     }
   }
 
   async #untilEach(isSo: (held: HeldClaim) => boolean): Promise<void> {
-    while (![...this.#held.values()].every(isSo)) await Promise.race(this.#tasks)
-  }
-
-  #track(work: Promise<unknown>): void {
-    const tracked = work.finally(() => {
-      this.#tasks.delete(tracked)
-      this.#claims.wake()
-    })
-    this.#tasks.add(tracked)
+    while (![...this.#held.values()].every(isSo)) await this.#tasks.nextEnd()
   }
 
   async #run(held: HeldClaim): Promise<void> {
     const { slots, runner } = this.parts
     slots.take()
     held.start()
-    const inTx = this.#inTx(held)
-    const { overrun, ...execution } = await runTask(inTx, runner, (task) => this.#handOut(inTx, task))
+    const execution = await runTask(held, runner, this.#hooks)
+    const { overrun } = execution
     if (overrun === undefined) slots.release()
     else {
       this.#reportOverrun(held)
@@ -271,7 +270,7 @@ export class Session<Args, Result> {
     if (outcome === undefined && unlessCompleted === undefined) return this.#leave(held, cause)
     // The application has acknowledged it while its handler ran.
     if (held.state === 'acking' || held.state === 'over') return
-    if (await this.#endedInTransaction(held)) {
+    if (held.inTransaction !== undefined && (await this.#endedInTransaction(held))) {
       if (cause !== undefined && held.abortedBecause !== 'shutdown') reportLateError(this.parts.report, held, cause)
       return
     }
@@ -304,12 +303,12 @@ export class Session<Args, Result> {
     }
   }
 
-  #handOut(inTx: TxClaim, task: Claim<Args>): void {
-    const { held } = inTx
+  #handOut(held: HeldClaim, task: Claim<Args>): void {
+    const inTx = this.#inTx(held)
     const { onRetryFailure } = this.parts.runner
     const record = (outcome: AckOutcome, cause: unknown) => {
       const recording = this.#record(held, outcome, cause)
-      this.#track(recording)
+      this.#tasks.add(recording)
       held.dismiss()
       return recording
     }
@@ -381,7 +380,7 @@ export class Session<Args, Result> {
   }
 
   #handBackBuffer(): void {
-    for (const held of this.#buffer.splice(0)) this.#track(this.#record(held, { status: 'Pending' }))
+    for (const held of this.#buffer.splice(0)) this.#tasks.add(this.#record(held, { status: 'Pending' }))
   }
 
   #abortAll(): void {
@@ -398,10 +397,10 @@ export class Session<Args, Result> {
     const missing = [...this.#held.values()].filter(
       (held) => held.state !== 'acking' && held.heldSince <= sentAt && !held.isClaimOf(owned.get(held.id)),
     )
-    if (missing.length > 0) this.#track(this.#letGo(missing))
+    if (missing.length > 0) this.#tasks.add(this.#letGo(missing))
     const unknown = beat.owned.filter((fence) => !this.holds(fence) && !this.parts.heldEarlier(fence))
     const strays = this.#strays.seen(unknown, { sentAt, receivedAt: performance.now() }, this.#claimSentAt)
-    for (const stray of strays) this.#track(this.#handBackStray(stray))
+    for (const stray of strays) this.#tasks.add(this.#handBackStray(stray))
   }
 
   async #letGo(missing: readonly HeldClaim[]): Promise<void> {
@@ -411,7 +410,7 @@ export class Session<Args, Result> {
     for (const held of missing) {
       if (cancelled.has(held.id)) this.#forget(held, 'cancelled')
       else if (held.inTransaction === undefined) this.#forget(held, 'claim-lost')
-      else this.#track(this.#forgetUnlessAcknowledged(held))
+      else this.#tasks.add(this.#forgetUnlessAcknowledged(held))
     }
   }
 

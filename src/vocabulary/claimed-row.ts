@@ -16,6 +16,8 @@ export interface ClaimedRow {
   /** JSON text: drivers may rename the keys of parsed JSON. */
   readonly metadata: string | null
   readonly idempotencyKey: string | null
+  /** In the order of the claim, from 1. */
+  readonly place: number
 }
 
 /** For the RETURNING of a claim whose source names each task's `place` in the order of the claim. */
@@ -37,6 +39,6 @@ export const CLAIMED_COLUMNS = {
  * An UPDATE returns its rows in no particular order. Sorted by their columns, two tasks of the same millisecond could
  * change places, and the one that starts first would be the one that is Queued.
  */
-export function inOrder<Row extends { readonly place: number }>(rows: Row[]): Omit<Row, 'place'>[] {
-  return rows.sort((a, b) => a.place - b.place).map(({ place: _, ...row }) => row)
+export function inOrder<Row extends ClaimedRow>(rows: Row[]): Row[] {
+  return rows.sort((a, b) => a.place - b.place)
 }

@@ -1,0 +1,32 @@
+/** Work under way, of which only matters how much there is and that some of it has ended. */
+export class InFlight {
+  #count = 0
+  #waiting: (() => void)[] = []
+
+  constructor(private readonly onEnd: () => void) {}
+
+  get count(): number {
+    return this.#count
+  }
+
+  add(work: Promise<unknown>): void {
+    this.#count += 1
+    const end = () => {
+      this.#count -= 1
+      this.onEnd()
+      if (this.#waiting.length === 0) return
+      const waiting = this.#waiting
+      this.#waiting = []
+      for (const resolve of waiting) resolve()
+    }
+    void work.then(end, (error: unknown) => {
+      end()
+      throw error
+    })
+  }
+
+  /** Resolves when some of it ends, also of what is added later. */
+  nextEnd(): Promise<void> {
+    return new Promise((resolve) => this.#waiting.push(resolve))
+  }
+}
