@@ -126,6 +126,8 @@ function unlessIgnored<T>(
       },
       (error: unknown) => {
         stopWaiting()
+        // Whatever the handler has thrown.
+        // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors
         reject(error)
       },
     )
