@@ -3,6 +3,7 @@
  * compare with, or that their migrations rely on.
  */
 import { describe, expect, it } from 'vitest'
+import { JOBS_SETTINGS } from '../src/vocabulary/contract.js'
 import { useDatabase } from './support/database.js'
 
 const database = useDatabase()
@@ -97,6 +98,8 @@ describe('tables', () => {
       'autovacuum_analyze_threshold=1000',
       'autovacuum_vacuum_cost_delay=0',
     ])
+    // What is not in the contract, setup would not set where the tables are there already.
+    expect(Object.entries(JOBS_SETTINGS).map(([name, value]) => `${name}=${value}`)).toEqual(row?.['reloptions'])
   })
 
   it('schema apalis holds nothing else', async () => {

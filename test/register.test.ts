@@ -16,6 +16,8 @@ const database = useDatabase()
 const { queue, worker } = { queue: 'emails', worker: 'mailer#1' }
 /** So long that no test outlasts it. */
 const thresholdMs = 300_000
+/** The longest that a setting may be. */
+const LONGEST_MS = 2 ** 31 - 1
 /** So short that the server has run for longer, and its start protects nobody. */
 const SHORT_MS = 1_000
 
@@ -162,16 +164,16 @@ describe('register: the tasks of the predecessor', () => {
 })
 
 describe('release', () => {
-  it('frees the name at once, for whoever comes; without it the name stays taken [NEXT-28]', async () => {
+  it('frees the name at once, for whoever comes and whatever its threshold; without it the name stays taken [NEXT-28]', async () => {
     // Longer than the server has run for.
     const threshold = (await uptimeMs(database.sql)) + 3_600_000
     const request = { queue, name: worker, leaseToken: newLeaseToken(), layers: '', thresholdMs: threshold }
     const registration = await registerWorker(db(), request)
-    const another = { ...request, leaseToken: newLeaseToken() }
+    const another = { ...request, leaseToken: newLeaseToken(), thresholdMs: LONGEST_MS }
     const refused: unknown = await registerWorker(db(), another).catch((error: unknown) => error)
     expect(isApalisError(refused, 'ALREADY_REGISTERED') && [refused.queue, refused.worker]).toEqual([queue, worker])
 
-    await releaseWorker(db(), registration, threshold)
+    await releaseWorker(db(), registration)
     expect(await workerRow(database.sql, worker, queue)).toMatchObject({ lease_token: null })
     expect((await registerWorker(db(), another)).worker).toBe(worker)
   })
@@ -179,10 +181,10 @@ describe('release', () => {
   it('leaves the name to its present holder', async () => {
     await storeWorker(database.sql, { id: worker, queue, leaseToken: 'theirs' })
     const before = await workerRow(database.sql, worker, queue)
-    expect(await release(db(), { queue, worker, leaseToken: 'mine', thresholdMs })).toBe(false)
-    expect(await release(db(), { queue: 'other', worker, leaseToken: 'theirs', thresholdMs })).toBe(false)
+    expect(await release(db(), { queue, worker, leaseToken: 'mine' })).toBe(false)
+    expect(await release(db(), { queue: 'other', worker, leaseToken: 'theirs' })).toBe(false)
     expect(await workerRow(database.sql, worker, queue)).toEqual(before)
-    expect(await release(db(), { queue, worker, leaseToken: 'theirs', thresholdMs })).toBe(true)
+    expect(await release(db(), { queue, worker, leaseToken: 'theirs' })).toBe(true)
   })
 })
 
@@ -268,7 +270,7 @@ describe('names of a base', () => {
   it('are adopted at once when they were released', async () => {
     const leaseToken = newLeaseToken()
     const request = { queue, name: 'mailer', leaseToken, layers: '', thresholdMs }
-    await releaseWorker(db(), await registerWorker(db(), request), thresholdMs)
+    await releaseWorker(db(), await registerWorker(db(), request))
     expect(await start('mailer')).toBe('mailer#1')
     expect(await start('mailer')).toBe('mailer#2')
   })

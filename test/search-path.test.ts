@@ -29,6 +29,7 @@ import { markRunning } from '../src/statements/mark-running.js'
 import { nextDueMs } from '../src/statements/next-due.js'
 import { ownerStanding } from '../src/statements/owner-standing.js'
 import { endedQueues, pruneTasks, pruneWorkers } from '../src/statements/prune.js'
+import { registerByAdmin } from '../src/statements/register-by-admin.js'
 import { namesInUse, register, release } from '../src/statements/register.js'
 import { indexBuildUnderWay, tryLockIndexBuild } from '../src/statements/setup-locks.js'
 import { sweep } from '../src/statements/sweep.js'
@@ -110,6 +111,7 @@ async function runWork(db: Db): Promise<void> {
   expect(await lockTasks(db, lock)).toEqual([])
   expect(await ownerStanding(db, { ...lock, taskId: taskId(2) })).toEqual({ queue, standing: 'worker' })
   expect(await release(db, mine)).toBe(true)
+  await registerByAdmin(db, queue, 'mailer#1')
   expect(await lockTasks(db, lock)).toMatchObject([{ id: taskId(2), status: 'Running', queue }])
 }
 

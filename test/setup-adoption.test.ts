@@ -242,7 +242,8 @@ describe('tables that drizzle-kit made, without functions', () => {
       drop function apalis.notify_new_jobs, apalis.get_jobs;
       drop materialized view apalis.queue_stats_snapshot;
       alter table apalis.jobs reset (autovacuum_vacuum_scale_factor, autovacuum_vacuum_threshold,
-        autovacuum_vacuum_insert_scale_factor, autovacuum_vacuum_cost_delay)`)
+        autovacuum_vacuum_insert_scale_factor, autovacuum_analyze_scale_factor, autovacuum_analyze_threshold,
+        autovacuum_vacuum_cost_delay)`)
     const [jobs] = await database.sql`select 'apalis.jobs'::regclass::oid as oid`
     expect(await migrate()).toEqual([
       '0001_get_jobs',

@@ -236,6 +236,10 @@ describe('verifySchema', () => {
       change: 'alter table apalis.jobs reset (autovacuum_vacuum_threshold)',
       names: 'autovacuum_vacuum_threshold = 1000',
     },
+    {
+      change: 'alter table apalis.jobs reset (autovacuum_analyze_scale_factor)',
+      names: 'autovacuum_analyze_scale_factor = 0.01',
+    },
     { change: 'alter table apalis.jobs drop constraint jobs_attempts_check', names: 'constraint jobs_attempts_check' },
     {
       change:

@@ -56,9 +56,9 @@ export async function registerWorker(db: Db, request: RegistrationRequest): Prom
 }
 
 /** Gives the name back. The tasks must have been handed back before. */
-export async function releaseWorker(db: Db, registration: Registration, thresholdMs: number): Promise<void> {
+export async function releaseWorker(db: Db, registration: Registration): Promise<void> {
   try {
-    await release(db, { ...registration, thresholdMs })
+    await release(db, registration)
   } catch (error) {
     throw databaseError(`releasing worker ${registration.worker}`, error)
   }

@@ -333,7 +333,7 @@ export class QueueWorker<Args, Result> implements Runnable {
     const registration = this.#registration
     if (registration === undefined) return
     const { lastCallMs } = this.deadlines
-    const released = control.run((db) => releaseWorker(db, registration, this.#settings.reenqueueOrphanedAfterMs))
+    const released = control.run((db) => releaseWorker(db, registration))
     try {
       await within(lastCallMs, released, () => {
         throw new Error(`no answer within ${lastCallMs} ms`)

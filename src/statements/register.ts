@@ -132,19 +132,19 @@ const namesStatement = (db: Db) =>
     .where(and(eq(workers.workerType, sql.placeholder('queue')), like(workers.id, sql.placeholder('pattern'))))
     .$withCache(false)
 
-/** A released row counts as stale at once, because `release` sets its heartbeat back. */
+/** A released row is stale at once, whatever the threshold of whoever comes, because `release` sets its heartbeat back. */
 function stale() {
   return sql<boolean>`greatest(${workers.lastSeen}, case when ${workers.leaseToken} is not null then pg_postmaster_start_time() end)
     <= now() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms'`
 }
 
-/** Frees the name for the next process at once. Only the holder of the token can. */
+/** Frees the name for the next process at once, whatever its threshold. Only the holder of the token can. */
 export async function release(
   db: Db,
-  registration: Pick<Registration, 'queue' | 'worker' | 'leaseToken' | 'thresholdMs'>,
+  registration: Pick<Registration, 'queue' | 'worker' | 'leaseToken'>,
 ): Promise<boolean> {
-  const { queue, worker, leaseToken, thresholdMs } = registration
-  const rows = await prepared(db, releaseStatement).execute({ queue, worker, leaseToken, thresholdMs })
+  const { queue, worker, leaseToken } = registration
+  const rows = await prepared(db, releaseStatement).execute({ queue, worker, leaseToken })
   return rows.length > 0
 }
 
@@ -153,8 +153,9 @@ const releaseStatement = (db: Db) =>
     .update(workers)
     .set({
       leaseToken: sql`null`,
-      // A Rust worker that wants the name, too, takes only rows whose heartbeat is old.
-      lastSeen: sql`now() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms'`,
+      // Thirty days, which is more than any threshold may be: the next process may have a longer one than this, and a
+      // Rust worker that wants the name, too, takes only rows whose heartbeat is old.
+      lastSeen: sql`now() - interval '720 hours'`,
     })
     .where(
       and(

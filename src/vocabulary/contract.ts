@@ -192,11 +192,13 @@ export const NOTIFY_SIGNATURE =
 export const TRIGGER =
   'CREATE TRIGGER notify_workers AFTER INSERT ON apalis.jobs REFERENCING NEW TABLE AS new_jobs FOR EACH STATEMENT EXECUTE FUNCTION apalis.notify_new_jobs()'
 
-/** Set where nobody has chosen a value. */
+/** What migration 0004 sets. Set where nobody has chosen a value. */
 export const JOBS_SETTINGS = {
   autovacuum_vacuum_scale_factor: '0.01',
   autovacuum_vacuum_threshold: '1000',
   autovacuum_vacuum_insert_scale_factor: '0.05',
+  autovacuum_analyze_scale_factor: '0.01',
+  autovacuum_analyze_threshold: '1000',
   autovacuum_vacuum_cost_delay: '0',
 } as const
 

@@ -201,7 +201,7 @@ function settingFindings({ relations }: Catalog): Finding[] {
   const missing = Object.entries(JOBS_SETTINGS).filter(([name]) => !set.includes(name))
   if (missing.length === 0) return []
   const values = missing.map(([name, value]) => `${name} = ${value}`).join(', ')
-  return repair(`vacuum settings of apalis.jobs are missing: ${values}`, [
+  return repair(`autovacuum settings of apalis.jobs are missing: ${values}`, [
     { name: '0004_autovacuum', statements: [`ALTER TABLE apalis.jobs SET (${values})`] },
   ])
 }

@@ -8,5 +8,6 @@ export interface WorkerRow {
   readonly layers: string
   /** The first registration under this name; `null` if none was recorded. */
   readonly startedAt: Date | null
+  /** The last heartbeat; of a worker that has stopped and freed its name, thirty days before that. */
   readonly lastSeen: Date
 }

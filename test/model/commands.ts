@@ -28,6 +28,9 @@ import {
 import type { Real } from './real.js'
 import { pick, step, SECOND_US, US, type Step } from './step.js'
 
+/** As far back as a release puts the heartbeat. */
+const RELEASED_US = 720 * 3_600 * SECOND_US
+
 const OK = '{"Ok":null}'
 const ERR = '{"Err":"It failed."}'
 
@@ -233,9 +236,9 @@ export function stopGracefully(worker: string): Step {
     })
     await real.at(async (db, now) => {
       const isRegistered = known.row !== undefined && known.row.token === known.token
-      const request = { queue: model.queue, worker, leaseToken: known.token, thresholdMs: model.thresholdUs / US }
+      const request = { queue: model.queue, worker, leaseToken: known.token }
       expect(await release(db, request)).toBe(isRegistered)
-      if (isRegistered) known.row = { token: null, lastSeen: now - model.thresholdUs }
+      if (isRegistered) known.row = { token: null, lastSeen: now - RELEASED_US }
       known.held = []
     })
   })
