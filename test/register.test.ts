@@ -148,6 +148,14 @@ describe('register: the tasks of the predecessor', () => {
     expect(await rowOf(database.sql, taskId(1))).toMatchObject({ status: 'Running', lock_by: worker, attempts: 0 })
   })
 
+  it('return also to a process that has another name, or this one in another queue', async () => {
+    await storeWorker(database.sql, { id: 'mailer#2', queue, leaseToken: 'mine' })
+    await storeWorker(database.sql, { id: worker, queue: 'other', leaseToken: 'mine' })
+    await storeWorker(database.sql, { id: worker, queue, leaseToken: 'theirs', silentFor: '1 hour' })
+    await storeTask(database.sql, { id: taskId(1), queue, status: 'Running', lockBy: worker })
+    expect(await take(worker, 'mine', SHORT_MS)).toEqual([taskId(1)])
+  })
+
   it('stay when the name is refused, and so do those of others', async () => {
     await storeWorker(database.sql, { id: worker, queue })
     await storeWorker(database.sql, { id: worker, queue: 'other', silentFor: '1 hour' })

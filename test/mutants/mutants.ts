@@ -10,7 +10,7 @@ export interface Mutant {
 
 /**
  * Not listed is what only spares the database work: the conditions by which a statement finds an index, and the first of
- * two looks at a row where the second decides.
+ * two looks at a row where the second decides. Nor are the conditions of lists and counts, which decide nothing.
  */
 export const mutants: readonly Mutant[] = [
   ...of(
@@ -86,6 +86,18 @@ export const mutants: readonly Mutant[] = [
         'order by ${jobs.runAt}, ${jobs.id} limit ${limit} for update skip locked',
         'order by ${jobs.runAt}, ${jobs.id} limit ${limit} for update',
       ],
+      [
+        'a locked task is skipped, beyond the levels',
+        'order by ${jobs.priority} desc, ${jobs.runAt}, ${jobs.id} limit ${limit} for update skip locked',
+        'order by ${jobs.priority} desc, ${jobs.runAt}, ${jobs.id} limit ${limit} for update',
+      ],
+      [
+        'the worker may claim',
+        'level.priority is not null and ${mayClaim()} limit',
+        'level.priority is not null limit',
+      ],
+      ['the worker may claim, beyond the levels', ' and ${mayClaim()}\n         order', '\n         order'],
+      ['beyond the levels is what is not of a level', ' and ${jobs.priority} < ${lastLevel}', ''],
     ],
   ),
   ...of(
@@ -97,6 +109,16 @@ export const mutants: readonly Mutant[] = [
       ['the task is due', 'guard(inQueue, free, sql`${jobs.runAt} <= now()`)', 'guard(inQueue, free)'],
       ['the queue is not paused', '(${claimable()} and not ${isPaused(jobs.jobType)})', '${claimable()}'],
       ['its own tasks only when it asks for them', "${sql.placeholder('again')}::boolean and ", ''],
+      [
+        'the worker is of the queue',
+        "${workers.id} = ${sql.placeholder('worker')} and ${workers.workerType} = ${jobs.jobType}",
+        "${workers.id} = ${sql.placeholder('worker')}",
+      ],
+      [
+        'the registration is of this name',
+        "${workers.id} = ${sql.placeholder('worker')} and ${workers.workerType}",
+        '${workers.workerType}',
+      ],
       ['the task is its own', "(${owned()} and ${jobs.lockBy} = ${sql.placeholder('worker')})", 'false'],
       ['no process has the name', 'sql`${workers.leaseToken} is null\n      and', 'sql`'],
       [
@@ -235,6 +257,42 @@ export const mutants: readonly Mutant[] = [
         'and(eq(jobs.jobType, queue), eq(jobs.lockBy, name))',
       ],
       [
+        'what a process keeps is of this name',
+        'and(eq(workers.id, name), eq(workers.workerType, queue), eq(workers',
+        'and(eq(workers.workerType, queue), eq(workers',
+      ],
+      [
+        'what a process keeps is of the queue',
+        'and(eq(workers.id, name), eq(workers.workerType, queue), eq(workers',
+        'and(eq(workers.id, name), eq(workers',
+      ],
+      [
+        'what a process keeps is its own',
+        "eq(workers.workerType, queue), eq(workers.leaseToken, sql.placeholder('leaseToken'))",
+        'eq(workers.workerType, queue)',
+      ],
+      [
+        'silence counts from the start of the server',
+        'greatest(${workers.lastSeen}, case when ${workers.leaseToken} is not null then pg_postmaster_start_time() end)',
+        '${workers.lastSeen}',
+      ],
+      [
+        'but not that of a released name',
+        'case when ${workers.leaseToken} is not null then pg_postmaster_start_time() end',
+        'pg_postmaster_start_time()',
+      ],
+      ['names are of the queue', "eq(workers.workerType, sql.placeholder('queue')), like(", 'like('],
+      [
+        'the released name is this one',
+        "eq(workers.id, sql.placeholder('worker')),\n        eq(workers.workerType",
+        'eq(workers.workerType',
+      ],
+      [
+        'the released name is of the queue',
+        "eq(workers.workerType, sql.placeholder('queue')),\n        eq(workers.leaseToken",
+        'eq(workers.leaseToken',
+      ],
+      [
         'only the holder of the token releases the name',
         "eq(workers.workerType, sql.placeholder('queue')),\n        eq(workers.leaseToken, sql.placeholder('leaseToken')),",
         "eq(workers.workerType, sql.placeholder('queue')),",
@@ -243,7 +301,7 @@ export const mutants: readonly Mutant[] = [
   ),
   ...of(
     'src/statements/prune.ts',
-    ['test/prune.test.ts', 'test/model.test.ts'],
+    ['test/prune.test.ts', 'test/retention.test.ts', 'test/model.test.ts'],
     [
       ['the task is of the queue', 'eq(table.jobType, queue),', ''],
       ['the task has this status', 'sql`${table.status} = ${status}`.inlineParams(),', ''],
@@ -253,6 +311,256 @@ export const mutants: readonly Mutant[] = [
         '',
       ],
       ['the task is old', 'lt(task.doneAt, ago(olderThanMs)),', ''],
+      [
+        'the task has not been old for long, where told to',
+        'newlyOldMs === undefined ? undefined : gte(task.doneAt, ago(olderThanMs + newlyOldMs)),',
+        '',
+      ],
+      [
+        'a batch goes on where the one before ended',
+        'fromUs === undefined ? undefined : gte(task.doneAt, instant(fromUs)),',
+        '',
+      ],
+      ['nobody else prunes the queue, where told to', 'alone === true', 'false'],
+      [
+        'a locked task is skipped',
+        ".limit(limit)\n      .for('update', { skipLocked: true })",
+        ".limit(limit)\n      .for('update')",
+      ],
+      [
+        'the worker is silent',
+        "sql`${table.lastSeen} < now() - ${sql.placeholder('staleForMs')}::float8 * interval '1 ms'`",
+        "sql`${sql.placeholder('staleForMs')}::float8 is not null`",
+      ],
+      [
+        'there is an index of the tasks of a worker',
+        "sql`exists (select from pg_index where indexrelid = to_regclass('apalis.jobs_job_type_lock_by_idx') and indisvalid)`,",
+        '',
+      ],
+      ['that index is complete', ' and indisvalid)`', ')`'],
+      [
+        'no task of the queue names the worker',
+        '${jobs.jobType} = ${silent.workerType} and ${jobs.lockBy} = ${silent.id}',
+        '${jobs.jobType} = ${silent.workerType} and false',
+      ],
+      [
+        'tasks of other queues do not keep the worker',
+        '${jobs.jobType} = ${silent.workerType} and ${jobs.lockBy} = ${silent.id}',
+        '${jobs.lockBy} = ${silent.id}',
+      ],
+      [
+        'tasks of other workers do not keep the worker',
+        '${jobs.jobType} = ${silent.workerType} and ${jobs.lockBy} = ${silent.id}',
+        '${jobs.jobType} = ${silent.workerType}',
+      ],
+      [
+        'a locked worker is skipped',
+        ".limit(WORKER_BATCH)\n      .for('update', { skipLocked: true })",
+        ".limit(WORKER_BATCH)\n      .for('update')",
+      ],
+    ],
+  ),
+  ...of(
+    'src/statements/register-by-admin.ts',
+    ['test/admin.test.ts', 'test/lock-task.test.ts'],
+    [
+      ['the row of a worker is left alone', 'setWhere: isNull(workers.leaseToken),', ''],
+      [
+        'it waits for a worker that is taking the name',
+        'select pg_advisory_xact_lock(hashtext(${name}), hashtext(${queue}))',
+        'select 1',
+      ],
+    ],
+  ),
+  ...of(
+    'src/statements/owner-standing.ts',
+    ['test/lock-task.test.ts', 'test/claim-by-id.test.ts'],
+    [
+      ['the registration is that of a worker', "when ${workers.leaseToken} is not null then 'worker'", ''],
+      [
+        'the registration was not renewed',
+        "when ${workers.lastSeen} <= now() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms' then 'silent'",
+        '',
+      ],
+      ['the registration is of this name', "eq(workers.id, sql.placeholder('worker')), ", ''],
+      ['the registration is of the queue', ', sql`${workers.workerType} = asked.queue`', ''],
+      ['the queue is that of the task', ' where ${jobs.id} = ${taskId}::text)`', ')`'],
+    ],
+  ),
+  ...of(
+    'src/vocabulary/paused-queues.ts',
+    ['test/pause.test.ts'],
+    [['the pause is of the queue', ' where ${pausedQueues.queue} = ${queue})`', ')`']],
+  ),
+  ...of(
+    'src/statements/pause.ts',
+    ['test/pause.test.ts'],
+    [
+      ['a pause that stands is left alone', '.onConflictDoNothing()', ''],
+      ['what is resumed is the queue', ".where(eq(pausedQueues.queue, sql.placeholder('queue')))", ''],
+    ],
+  ),
+  ...of(
+    'src/statements/next-due.ts',
+    ['test/pause.test.ts'],
+    [['the queue is not paused', ".where(sql`not ${isPaused(sql.placeholder('queue'))}`)", '']],
+  ),
+  ...of(
+    'src/vocabulary/steering.ts',
+    ['test/steering.test.ts', 'test/two-sessions.test.ts'],
+    [
+      ['the task is of the queue', "and(eq(jobs.jobType, sql.placeholder('queue')), or(", 'and(or('],
+      ['the task has the status', 'or(...chosen.map((status) => AS_INDEXED[status])), ', ''],
+      ['of a queue, only what may be changed is meant', ', guard(accepts))', ')'],
+      ['only what may be changed is changed', 'select id from found where accepted', 'select id from found'],
+      ['the task is locked before it is judged', "\n      .for('update'),", ','],
+      ['tasks are locked in the order of their ids', '\n      .orderBy(jobs.id)', ''],
+      ['a task that another transaction holds is not waited for too long', 'and(chosen, LOCK_TIMEOUT)', 'chosen'],
+      [
+        'in a transaction of the caller nothing is set',
+        "case when ${sql.placeholder('lockTimeout')}::text = '' then ''",
+        "case when ${sql.placeholder('lockTimeout')}::text = '-' then ''",
+      ],
+    ],
+  ),
+  ...of(
+    'src/statements/cancel.ts',
+    ['test/steering.test.ts', 'test/model.test.ts'],
+    [
+      ['the task has not ended', 'accepts: UNFINISHED', 'accepts: sql`true`'],
+      [
+        'a failed task has an attempt left',
+        "${jobs.status} = 'Failed' and ${jobs.attempts} < ${jobs.maxAttempts}",
+        "${jobs.status} = 'Failed'",
+      ],
+      [
+        'only what ran is charged',
+        "case when ${jobs.status} = 'Running' then ${attemptsCharged} else ${jobs.attempts} end",
+        '${attemptsCharged}',
+      ],
+    ],
+  ),
+  ...of(
+    'src/vocabulary/cancellation.ts',
+    ['test/steering.test.ts'],
+    [['only a worker that held the task is told', "${before.status} in ('Running', 'Queued')", 'true']],
+  ),
+  ...of(
+    'src/statements/find-cancelled.ts',
+    ['test/find-cancelled.test.ts', 'test/cancel.test.ts'],
+    [
+      ['the task has ended', "sql`${jobs.status} = 'Killed'`,", ''],
+      ['the task is of the queue', "eq(jobs.jobType, sql.placeholder('queue')),", ''],
+      ['the worker owned the task', "eq(jobs.lockBy, sql.placeholder('worker')),", ''],
+      ['the claim is of this second', 'sql`${jobs.lockAt} = to_timestamp(claim.lock_at::float8)`,', ''],
+      ['the end is a cancellation', 'sql`${jobs.lastResult} = ${CANCELLED}`,', ''],
+    ],
+  ),
+  ...of(
+    'src/statements/retry-now.ts',
+    ['test/steering.test.ts', 'test/two-sessions.test.ts', 'test/model.test.ts'],
+    [
+      ['the task waits or was given up', "sql`${jobs.status} in ('Pending', 'Failed', 'Killed')`,", ''],
+      ['the task is not due already', 'sql`not ${isDue}`,', ''],
+      [
+        'a task that is due may be claimed',
+        '(${claimable()} and ${jobs.runAt} <= clock_timestamp())',
+        '(${jobs.runAt} <= clock_timestamp())',
+      ],
+      [
+        'a task that may be claimed is due',
+        '(${claimable()} and ${jobs.runAt} <= clock_timestamp())',
+        '${claimable()}',
+      ],
+      ['the attempts can be raised', 'sql`${jobs.attempts} < ${sql.raw(String(MAX_INT4))}`,', ''],
+      ['of a queue, scheduled tasks are not meant', "unlessSaid: ['Failed', 'Killed'],", ''],
+      ['the next claim is of another second', 'greatest(clock_timestamp(), ${earliestRunAt})', 'clock_timestamp()'],
+      ['the history is that of a failed task', "case when ${jobs.status} = 'Failed' then ${column} end", '${column}'],
+    ],
+  ),
+  ...of(
+    'src/statements/reschedule.ts',
+    ['test/steering.test.ts', 'test/two-sessions.test.ts', 'test/model.test.ts'],
+    [
+      ['the task waits', 'accepts: WAITING', 'accepts: sql`true`'],
+      ['the next claim is of another second', 'greatest(${at}, ${earliestRunAt})', '${at}'],
+      [
+        'only what is due already may be due earlier',
+        '${claimable()} and ${jobs.runAt} <= clock_timestamp()',
+        '${claimable()}',
+      ],
+    ],
+  ),
+  ...of(
+    'src/vocabulary/refence.ts',
+    ['test/two-sessions.test.ts', 'test/model.test.ts'],
+    [
+      ['the next claim is of another second', " + interval '1 second'`", '`'],
+      [
+        'also after a claim whose lock time is not stored any more',
+        "date_trunc('second', clock_timestamp()))",
+        "'-infinity'::timestamptz)",
+      ],
+    ],
+  ),
+  ...of(
+    'src/statements/set-priority.ts',
+    ['test/steering.test.ts', 'test/model.test.ts'],
+    [['the task waits', 'accepts: WAITING', 'accepts: sql`true`']],
+  ),
+  ...of(
+    'src/statements/remove.ts',
+    ['test/steering.test.ts', 'test/model.test.ts'],
+    [
+      ['the task has ended', 'accepts: FINISHED', 'accepts: sql`true`'],
+      [
+        'a failed task has no attempt left',
+        "${jobs.status} = 'Failed' and ${jobs.attempts} >= ${jobs.maxAttempts}",
+        "${jobs.status} = 'Failed'",
+      ],
+    ],
+  ),
+  ...of(
+    'src/vocabulary/index-conditions.ts',
+    ['test/steering.test.ts', 'test/model.test.ts'],
+    [
+      [
+        'a failed task that waits has an attempt left',
+        "(${jobs.status} = 'Failed' and ${jobs.attempts} < ${jobs.maxAttempts})",
+        "${jobs.status} = 'Failed'",
+      ],
+    ],
+  ),
+  ...of(
+    'src/vocabulary/charge.ts',
+    ['test/sweep.test.ts', 'test/ack.test.ts', 'test/model.test.ts'],
+    [
+      [
+        'no more is charged than there is',
+        'least(${jobs.attempts}, ${jobs.maxAttempts} - 1) + 1',
+        '${jobs.attempts} + 1',
+      ],
+      ['the last attempt is the last', '${jobs.attempts} >= ${jobs.maxAttempts} - 1', 'false'],
+    ],
+  ),
+  ...of(
+    'src/vocabulary/announce.ts',
+    ['test/wake-up.test.ts', 'test/steering.test.ts'],
+    [
+      ['the task may be claimed', "${jobs.status} in ('Pending', 'Failed') and ", ''],
+      ['the task is due soon', " and ${jobs.runAt} <= clock_timestamp() + interval '5 seconds'", ''],
+    ],
+  ),
+  ...of(
+    'src/statements/find-ended.ts',
+    ['test/wait.test.ts'],
+    [
+      ['the task has ended', '.where(sql`${task.ended} is not false`)', ''],
+      [
+        'a failed task has no attempt left',
+        "${jobs.status} = 'Failed' and ${jobs.attempts} >= ${jobs.maxAttempts}",
+        "${jobs.status} = 'Failed'",
+      ],
     ],
   ),
   ...of(
@@ -261,6 +569,12 @@ export const mutants: readonly Mutant[] = [
     [
       ['no key is taken', 'and(OWN_SETTINGS, notExists(tasksWithTakenKey(db)))', 'OWN_SETTINGS'],
       ['a push waits for no other session', "set_config('lock_timeout', '2s', true)\n  || ", ''],
+      [
+        'in a transaction a taken key is no error',
+        '.onConflictDoNothing({\n      target: [newJobs.jobType, newJobs.idempotencyKey],\n      where: isNotNull(newJobs.idempotencyKey),\n    })',
+        '',
+      ],
+      ['what is not to be announced is not', 'insertFrom(db, QUIETLY)', 'insertFrom(db, undefined)'],
     ],
   ),
   ...of(
@@ -268,6 +582,7 @@ export const mutants: readonly Mutant[] = [
     ['test/push.test.ts', 'test/push-group.test.ts', 'test/outbox.test.ts'],
     [
       ['the key is of the queue', 'eq(jobs.jobType, sql`pushed.job_type`),', ''],
+      ['the key is this one', 'eq(jobs.idempotencyKey, sql`pushed.idempotency_key`),', ''],
       ['a task does not stand in its own way', 'ne(jobs.id, sql`pushed.id`),', ''],
     ],
   ),
