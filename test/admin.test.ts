@@ -2,6 +2,7 @@
 import { beforeEach, describe, expect, it } from 'vitest'
 import { admin, AlreadyRegisteredError, defineQueue, PostgresStorage, type PgDb } from 'apalis-drizzle'
 import { useDatabase } from './support/database.js'
+import { hold, waitingFor } from './support/held.js'
 import { clearTasks, workerRow } from './support/rows.js'
 
 const database = useDatabase()
@@ -18,7 +19,20 @@ describe('registerWorker', () => {
     expect(await workerRow(database.sql, 'board', 'emails')).toMatchObject({ lease_token: null })
   })
 
-  it('waits for another that is under way, in whose transaction it is decided', async () => {
+  it('waits for a worker that is taking the name this very moment', async () => {
+    const held = await hold(database.sql, `select pg_advisory_xact_lock(hashtext('board'), hashtext('emails'))`)
+    try {
+      const registered = admin(database.db).registerWorker('emails', 'board')
+      await waitingFor(database.sql, held)
+      await held.release()
+      await registered
+    } finally {
+      await held.release()
+    }
+    expect(await workerRow(database.sql, 'board', 'emails')).toMatchObject({ lease_token: null })
+  })
+
+  it('happens in the transaction that it is given', async () => {
     const rolledBack = database.db.transaction(async (tx) => {
       await admin(tx).registerWorker('emails', 'board')
       tx.rollback()

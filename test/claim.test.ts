@@ -22,6 +22,14 @@ function claimRows(request: Partial<ClaimRequest> = {}, db: unknown = database.d
   return claim(db as Db, { ...defaults, ...request })
 }
 
+/** A due task of each priority from 1. */
+async function storePriorities(count: number): Promise<void> {
+  await database.sql`
+    insert into apalis.jobs (job, id, job_type, priority, run_at)
+    select '{}', 'P' || lpad(n::text, 25, '0'), ${queue}, n, now() - interval '1 hour'
+    from generate_series(1, ${count}::int) n`
+}
+
 async function claimIds(request: Partial<ClaimRequest> = {}): Promise<string[]> {
   return (await claimRows(request)).map(({ id }) => id)
 }
@@ -260,6 +268,11 @@ describe('claim: for whom', () => {
     expect(await claimRows({ leaseToken: 'token of the successor' })).toHaveLength(2)
   })
 
+  it('gives nothing to others beyond the priorities that it looks for one by one either', async () => {
+    await storePriorities(100)
+    expect(await claimRows({ leaseToken: 'token of another process', limit: 1_000 })).toEqual([])
+  })
+
   it('gives nothing to a worker whose row has no token', async () => {
     await database.sql`update apalis.workers set lease_token = null`
     expect(await claimRows()).toEqual([])
@@ -292,10 +305,18 @@ describe('claim: at the same time as others', () => {
     })
   })
 
+  it('skips a task that another transaction has locked beyond the priorities it looks for one by one, too', async () => {
+    await storePriorities(100)
+    const held = await hold(database.sql, 'select from apalis.jobs where priority = 1 for update')
+    try {
+      expect(await claimRows({ limit: 1_000 })).toHaveLength(99)
+    } finally {
+      await held.release()
+    }
+  })
+
   it('locks no others beyond the priorities it looks for one by one', async () => {
-    await database.sql`
-      insert into apalis.jobs (job, id, job_type, priority, run_at)
-      select '{}', 'P' || lpad(n::text, 25, '0'), ${queue}, n, now() - interval '1 hour' from generate_series(1, 100) n`
+    await storePriorities(100)
     await database.db.transaction(async (tx) => {
       expect(await claimRows({ limit: 70 }, tx)).toHaveLength(70)
       expect(await database.sql`select id from apalis.jobs for update skip locked`).toHaveLength(30)

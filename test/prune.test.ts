@@ -166,6 +166,28 @@ describe('pruneWorkers', () => {
       expect(await names()).toEqual(['history', 'live'])
     })
 
+    it('tells namesakes of different queues apart', async () => {
+      await storeWorker(database.sql, { id: 'history', queue: 'reports', silentFor: '2 hours' })
+      expect(await pruneWorkers(db(), HOUR)).toBe(2)
+      const rows = await database.sql`select id, worker_type from apalis.workers order by id`
+      expect(rows.map(({ id, worker_type }) => `${String(id)} in ${String(worker_type)}`)).toEqual([
+        `history in ${queue}`,
+        `live in ${queue}`,
+      ])
+    })
+
+    it('deletes nothing while that index is not complete', async () => {
+      const index = `'apalis.jobs_job_type_lock_by_idx'::regclass`
+      const mark = (isValid: boolean) =>
+        database.sql.unsafe(`update pg_index set indisvalid = ${isValid} where indexrelid = ${index}`)
+      await mark(false)
+      try {
+        expect(await pruneWorkers(db(), HOUR)).toBe(0)
+      } finally {
+        await mark(true)
+      }
+    })
+
     it('deletes at most ten at a time, and waits for nobody', async () => {
       await database.sql`
         insert into apalis.workers (id, worker_type, storage_name, last_seen)
