@@ -151,6 +151,7 @@ describe('lockTask: for whom', () => {
 
   it.each(unregistered)('refuses a name that %s, and says what to do', async (_, name, error, message) => {
     await stored()
+    await storeTask(database.sql, { id: taskId(2), queue: 'other' })
     for (const door of [storage(), admin(database.db)]) {
       const refusal = await caught(door.lockTask(id, name))
       expect(refusal).toBeInstanceOf(error)
