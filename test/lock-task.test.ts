@@ -87,6 +87,7 @@ describe('lockTask: which tasks', () => {
     ['Killed [LOCK-10]', { status: 'Killed', attempts: 1, lockBy: worker }],
     ['of another queue [LOCK-14]', { queue: 'other' }],
   ])('refuses one that is %s, and leaves it as it is [LOCK-11]', async (_, task) => {
+    await storeWorker(database.sql, { id: worker, queue: 'other', leaseToken: null })
     await stored(task)
     const before = await row()
     const refused = await caught(storage().lockTask(id, worker))
