@@ -447,7 +447,7 @@ export const mutants: readonly Mutant[] = [
   ),
   ...of(
     'src/statements/find-cancelled.ts',
-    ['test/find-cancelled.test.ts', 'test/cancel.test.ts'],
+    ['test/cancel.test.ts'],
     [
       ['the task has ended', "sql`${jobs.status} = 'Killed'`,", ''],
       ['the task is of the queue', "eq(jobs.jobType, sql.placeholder('queue')),", ''],
@@ -584,101 +584,6 @@ export const mutants: readonly Mutant[] = [
       ['the key is of the queue', 'eq(jobs.jobType, sql`pushed.job_type`),', ''],
       ['the key is this one', 'eq(jobs.idempotencyKey, sql`pushed.idempotency_key`),', ''],
       ['a task does not stand in its own way', 'ne(jobs.id, sql`pushed.id`),', ''],
-    ],
-  ),
-  ...of(
-    'src/statements/cancel.ts',
-    ['test/steering.test.ts'],
-    [
-      ['what has ended stays so', 'accepts: UNFINISHED', 'accepts: sql`true`'],
-      [
-        'a Failed task has attempts left',
-        "${jobs.status} = 'Failed' and ${jobs.attempts} < ${jobs.maxAttempts}",
-        "${jobs.status} = 'Failed'",
-      ],
-      [
-        'only what ran is charged',
-        "case when ${jobs.status} = 'Running' then ${attemptsCharged} else ${jobs.attempts} end",
-        '${attemptsCharged}',
-      ],
-    ],
-  ),
-  ...of(
-    'src/vocabulary/cancellation.ts',
-    ['test/steering.test.ts'],
-    [['only an owner is told', "case when ${before.status} in ('Running', 'Queued') then", 'case when true then']],
-  ),
-  ...of(
-    'src/statements/find-cancelled.ts',
-    ['test/cancel.test.ts'],
-    [
-      ['the task has ended', "sql`${jobs.status} = 'Killed'`,", ''],
-      ['the task is of the queue', "eq(jobs.jobType, sql.placeholder('queue')),", ''],
-      ['the task was the worker’s', "eq(jobs.lockBy, sql.placeholder('worker')),", ''],
-      ['the claim is of this second', 'sql`${jobs.lockAt} = to_timestamp(claim.lock_at::float8)`,', ''],
-      ['the task was cancelled', 'sql`${jobs.lastResult} = ${CANCELLED}`,', ''],
-    ],
-  ),
-  ...of(
-    'src/statements/retry-now.ts',
-    ['test/steering.test.ts', 'test/two-sessions.test.ts'],
-    [
-      ['no worker holds the task, and it is not Done', "sql`${jobs.status} in ('Pending', 'Failed', 'Killed')`,", ''],
-      ['the task is not due', 'sql`not ${isDue}`,', ''],
-      ['its attempts can be raised', 'sql`${jobs.attempts} < ${sql.raw(String(MAX_INT4))}`,', ''],
-      ['the next claim is of another second', 'greatest(clock_timestamp(), ${earliestRunAt})', 'clock_timestamp()'],
-    ],
-  ),
-  ...of(
-    'src/statements/reschedule.ts',
-    ['test/steering.test.ts', 'test/two-sessions.test.ts'],
-    [
-      ['the task waits', 'accepts: WAITING', 'accepts: sql`true`'],
-      ['the next claim is of another second', 'greatest(${at}, ${earliestRunAt})', '${at}'],
-    ],
-  ),
-  ...of(
-    'src/vocabulary/refence.ts',
-    ['test/two-sessions.test.ts'],
-    [
-      [
-        'the time of an unknown lock is not later than now',
-        "coalesce(${jobs.lockAt}, date_trunc('second', clock_timestamp()))",
-        '${jobs.lockAt}',
-      ],
-    ],
-  ),
-  ...of(
-    'src/statements/set-priority.ts',
-    ['test/steering.test.ts'],
-    [['the task waits', 'accepts: WAITING', 'accepts: sql`true`']],
-  ),
-  ...of(
-    'src/statements/remove.ts',
-    ['test/steering.test.ts'],
-    [
-      ['the task has ended', 'accepts: FINISHED', 'accepts: sql`true`'],
-      [
-        'a Failed task has no attempt left',
-        "${jobs.status} = 'Failed' and ${jobs.attempts} >= ${jobs.maxAttempts}",
-        "${jobs.status} = 'Failed'",
-      ],
-    ],
-  ),
-  ...of(
-    'src/vocabulary/steering.ts',
-    ['test/steering.test.ts', 'test/two-sessions.test.ts'],
-    [
-      ['the task is of the queue', "eq(jobs.jobType, sql.placeholder('queue')), ", ''],
-      ['the task is accepted', ' where accepted))`', '))`'],
-      ['the task is judged as it is after a wait', "      .for('update'),\n", ''],
-      ['the tasks are locked in one order', '      .orderBy(jobs.id)\n', ''],
-      ['nobody waits for longer than two seconds', 'and(chosen, LOCK_TIMEOUT)', 'chosen'],
-      [
-        'in the caller’s transaction nothing is set',
-        "case when ${sql.placeholder('lockTimeout')}::text = '' then ''\n  else set_config('lock_timeout', ${sql.placeholder('lockTimeout')}::text, true) end",
-        "set_config('lock_timeout', '2s', true)",
-      ],
     ],
   ),
 ]
