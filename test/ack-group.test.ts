@@ -1,11 +1,14 @@
 /** How acknowledgements share statements. What each of them does is the matter of ack.test.ts. */
-import { expect, it } from 'vitest'
+import type { PgDb } from 'apalis-drizzle'
+import { expect, it, onTestFinished } from 'vitest'
 import { AckGroup } from '../src/processes/ack-group.js'
 import type { ControlClient } from '../src/processes/control-client.js'
 import { ack } from '../src/statements/ack.js'
 import { claim } from '../src/statements/claim.js'
+import { sqlStateOf } from '../src/vocabulary/database-error.js'
 import type { Db } from '../src/vocabulary/db.js'
 import { useDatabase } from './support/database.js'
+import { hold, waitingFor } from './support/held.js'
 import { clearTasks, storeTasks, storeWorker } from './support/rows.js'
 
 const database = useDatabase()
@@ -16,8 +19,8 @@ const { queue, worker, leaseToken } = { queue: 'emails', worker: 'mailer#1', lea
  *
  * @param onAnswer - Called when the given statement has been executed; what it throws becomes of its answer.
  */
-async function twentyClaims(onAnswer: (statement: number) => void = () => undefined) {
-  const db = database.db as unknown as Db
+async function twentyClaims(onAnswer: (statement: number) => void = () => undefined, connection: PgDb = database.db) {
+  const db = connection as unknown as Db
   await clearTasks(database.sql)
   await storeWorker(database.sql, { id: worker, queue, leaseToken })
   await storeTasks(database.sql, 20, { queue })
@@ -31,11 +34,12 @@ async function twentyClaims(onAnswer: (statement: number) => void = () => undefi
       return answer
     },
   }
+  const failures: unknown[] = []
   const acks = new AckGroup(counted, queue, worker, {
-    onFailure: () => undefined,
+    onFailure: (error) => void failures.push(sqlStateOf(error)),
     onRecovery: () => undefined,
   })
-  return { db, rows, acks, sent: () => sent }
+  return { db, rows, acks, failures, sent: () => sent }
 }
 
 it.each([
@@ -88,4 +92,28 @@ it('one whose answer was there and could not be read is not taken for stale', as
   expect(await acks.submit(rows[0]!, { status: 'Done', result: '{"Ok":null}' })).toEqual({ written: 'Done' })
   // Written, attempted again, and looked up.
   expect(sent()).toBe(3)
+})
+
+it('a deadlock fails nobody: what was in it is sent again', async () => {
+  // The server ends the statement that looks for a circle first.
+  const { db } = database.connect({ max: 1, connection: { deadlock_timeout: '10ms' } })
+  const { rows, acks, failures } = await twentyClaims(undefined, db)
+  const lock = (n: number) => `select from apalis.jobs where id = '${rows[n]!.id}' for update`
+  const [second, third] = [await hold(database.sql, lock(2)), await hold(database.sql, lock(3))]
+  onTestFinished(async () => {
+    await Promise.all([second.release(), third.release()])
+  })
+  const answers = Promise.all(
+    rows.slice(0, 4).map((row) => acks.submit(row, { status: 'Done', result: '{"Ok":null}' })),
+  )
+  await waitingFor(database.sql, second)
+  const [acknowledging] = await database.sql<{ pid: number }[]>`
+    select pid from pg_stat_activity where ${second.pid} = any (pg_blocking_pids(pid))`
+  const crossing = third.session.unsafe(lock(1)).execute()
+  await waitingFor(database.sql, acknowledging!)
+  await second.release()
+  await crossing
+  await third.release()
+  expect(await answers).toEqual(Array.from({ length: 4 }, () => ({ written: 'Done' })))
+  expect(failures).toContain('40P01')
 })

@@ -214,6 +214,21 @@ describe('completeWithTx', () => {
     expect(types(mails)).toEqual(['task.claimed', 'task.done'])
   })
 
+  it('throws when the handler has ignored its signal for so long that its attempt is over', async () => {
+    const mails = work<number, string>({ timeoutMs: 50, retry: { baseMs: 60_000 } })
+    const id = await mails.storage.push(1)
+    const refused = gate<unknown>()
+    await mails.started(async (n, ctx) => {
+      await mails.events.next('task.failed')
+      refused.open(await caught(database.db.transaction((tx) => completing(tx, n, ctx))))
+      return 'too late'
+    })
+    expect(await refused.opened).toBeInstanceOf(StaleAcknowledgementError)
+    expect(await effectsSoFar()).toEqual([])
+    expect(await row(id)).toMatchObject({ status: 'Failed', attempts: 1 })
+    expect(types(mails)).toEqual(['task.claimed', 'task.overrun', 'task.failed'])
+  })
+
   it('asks nothing of the database once the claim was given up in memory', async () => {
     const mails = work<number, string>()
     const id = await mails.storage.push(1)

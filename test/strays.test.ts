@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest'
+import { DEADLINES } from '../src/processes/deadlines.js'
 import { Strays } from '../src/processes/strays.js'
 
 const claim = (id: string, lockAt = 1_000) => ({ id, attempts: 0, lockAt })
@@ -6,6 +7,10 @@ const claim = (id: string, lockAt = 1_000) => ({ id, attempts: 0, lockAt })
 const at = (time: number) => ({ sentAt: time, receivedAt: time })
 
 describe('strays', () => {
+  it('are waited for until the answer of their claim cannot come any more; lock times are whole seconds', () => {
+    expect(DEADLINES.strayMs).toBeGreaterThan(DEADLINES.answerMs + 1_000)
+  })
+
   it('are given up once they were unknown for the grace period, and not before', () => {
     const strays = new Strays(20_000)
     expect(strays.seen([claim('a')], at(100_000))).toEqual([])

@@ -402,6 +402,40 @@ describe('a lost registration', () => {
     expect(await mails.events.next('task.done')).toMatchObject({ worker: 'worker#2' })
   })
 
+  it('while the event loop was blocked is found afterwards: what was running counts no more', async () => {
+    const mails = work<string, string>()
+    const id = await push(mails, 'x')
+    const runs: TaskContext<string, string>[] = []
+    const worker: Worker = mails.worker(
+      async (args, ctx) => {
+        runs.push(ctx)
+        if (runs.length > 1) return 'second run'
+        // Another process takes over while this one is too busy to send heartbeats.
+        const takingOver = database.sql.unsafe(`
+          select pg_sleep(1.1);
+          update apalis.workers set lease_token = 'of a stranger' where worker_type = '${mails.queue.name}';
+          update apalis.jobs set status = 'Pending', attempts = 1, lock_by = null, lock_at = null where id = '${id}'`)
+        void takingOver.execute()
+        await until(async () => {
+          const asleep = await database.sql`
+            select from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`
+          return asleep.length > 0
+        }, 'the takeover is under way')
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1_500)
+        await untilAborted(args, ctx).catch(() => undefined)
+        return 'first run'
+      },
+      { keepAliveMs: 100, reenqueueOrphanedAfterMs: 1_000 },
+    )
+    await worker.start()
+    expect((await mails.events.next('heartbeat.lost')).cause).toMatchObject({ code: 'WORKER_NOT_REGISTERED' })
+    expect(await mails.events.next('task.stale')).toMatchObject({ id, attempt: 1 })
+    await mails.events.next('heartbeat.regained')
+    expect(await mails.events.next('task.done')).toMatchObject({ id, attempt: 2 })
+    expect(runs[0]!.signal.reason).toMatchObject({ why: 'claim-lost' })
+    expect(await row(id)).toMatchObject({ status: 'Done', attempts: 2, last_result: { Ok: 'second run' } })
+  })
+
   it('of a full name is tried again until the stranger is gone; stop does not wait for that', async () => {
     const mails = work<string>()
     const worker = await mails.started(idle, { ...lively, name: 'only#1' })
