@@ -10,6 +10,7 @@ import type { AckOutcome } from '../vocabulary/outcome.js'
 import type { StorageConfig } from '../vocabulary/settings.js'
 import { AckGroup, type AckAnswer } from './ack-group.js'
 import { claimStands } from './ack-in-tx.js'
+import { lossReason } from './cancellation-watch.js'
 import { within } from './deadlines.js'
 import { endedHere } from './ended-here.js'
 import type { HeldClaim, LossReason } from './held-claim.js'
@@ -63,9 +64,8 @@ export function ackAlone(
   }
 }
 
-async function whyLost(db: Db, queue: string, worker: string, { fence }: HeldClaim): Promise<LossReason> {
-  const cancelled = await findCancelled(db, queue, worker, [fence]).catch(() => new Set())
-  return cancelled.size > 0 ? 'cancelled' : 'claim-lost'
+async function whyLost(db: Db, queue: string, worker: string, held: HeldClaim): Promise<LossReason> {
+  return lossReason(held, await findCancelled(db, queue, worker, [held.fence]).catch(() => new Set<string>()))
 }
 
 const NEXT_STEP =

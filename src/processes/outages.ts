@@ -24,6 +24,18 @@ export class Outages {
     private readonly clock: () => number = () => performance.now(),
   ) {}
 
+  /** @returns what `work` answers, or `undefined` when it fails, which is told. */
+  async attempt<T>(operation: string, work: () => Promise<T>): Promise<T | undefined> {
+    try {
+      const answer = await work()
+      this.worked(operation)
+      return answer
+    } catch (error) {
+      this.failed(operation, error)
+      return undefined
+    }
+  }
+
   failed(operation: string, error: unknown): void {
     const now = this.clock()
     const cause = databaseError(operation, error)

@@ -3,7 +3,7 @@ import { TaskAbortedError, type TaskId } from '../vocabulary/errors.js'
 import type { Orphan } from '../vocabulary/orphan.js'
 import type { AckOutcome } from '../vocabulary/outcome.js'
 import type { AckAnswer } from './ack-group.js'
-import type { LossReason } from './held-claim.js'
+import type { HeldClaim, LossReason } from './held-claim.js'
 import { inWords, type Report } from './report.js'
 
 /** The text of an application's error may quote a payload, so it does not stand in a message. */
@@ -68,6 +68,20 @@ export function reportLostClaim(report: Report, { id, attempt }: EndedClaim, why
   }
   const message = `the claim of task ${id} was lost; whatever came of it is not recorded here, another run decides`
   report('warn', message, { type: 'task.stale', id, attempt })
+}
+
+/** Its slot is not free for others meanwhile. */
+export function reportOverrun(report: Report, { id, attempt, abortedBecause }: HeldClaim): void {
+  const message = `task ${id} ignores its signal (${abortedBecause}) and keeps its slot until its handler returns`
+  report('warn', message, { type: 'task.overrun', id, attempt })
+}
+
+/** Whoever pressed Ctrl-C wants to know why the process is still there. */
+export function reportWait(report: Report, running: number, leftMs: number): void {
+  if (running === 0 || leftMs <= 0) return
+  const tasks = running === 1 ? '1 task' : `${running} tasks`
+  const message = `is stopping; ${tasks} may take ${Math.ceil(leftMs / 1_000)} s more, and then will be aborted`
+  report('warn', message, { type: 'worker.stopping', running })
 }
 
 /** @param owner - Whose tasks they were. */

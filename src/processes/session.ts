@@ -8,39 +8,35 @@
  *   database itself has refused the heartbeat somebody has, so of handlers that run then nothing is recorded.
  */
 import { claim } from '../statements/claim.js'
-import { findCancelled } from '../statements/find-cancelled.js'
-import type { Heartbeat } from '../statements/heartbeat.js'
-import { markRunning } from '../statements/mark-running.js'
 import { nextDueMs } from '../statements/next-due.js'
 import type { ClaimedRow } from '../vocabulary/claimed-row.js'
-import type { TaskId } from '../vocabulary/errors.js'
 import type { Claim } from '../vocabulary/claim.js'
 import type { AckOutcome, Fence } from '../vocabulary/outcome.js'
 import type { WorkerSettings } from '../vocabulary/settings.js'
-import { AckGroup, type AckAnswer } from './ack-group.js'
+import { AckGroup } from './ack-group.js'
 import { claimStands, type TxClaim } from './ack-in-tx.js'
+import { CancellationWatch } from './cancellation-watch.js'
 import { ClaimLoop } from './claim-loop.js'
 import type { ControlClient } from './control-client.js'
 import { within, type Deadlines } from './deadlines.js'
 import { handOut } from './handed-out.js'
-import { HeldClaim, type LossReason } from './held-claim.js'
+import { HeldClaim } from './held-claim.js'
+import { HeldClaims } from './held-claims.js'
 import type { IdleWatch } from './idle-watch.js'
 import { InFlight } from './in-flight.js'
 import { KeepAlive } from './keep-alive.js'
 import type { Outages } from './outages.js'
-import { reportLateError, reportLostClaim, reportOrphans, reportOutcome, reportUnknown } from './outcome-report.js'
+import { OutcomeRecorder } from './outcome-recorder.js'
+import { reportLateError, reportOrphans, reportOverrun, reportWait } from './outcome-report.js'
+import { Reconciliation } from './reconciliation.js'
 import type { Registration } from './registration.js'
 import { inWords, type Report } from './report.js'
 import { ABORT_GRACE_MS, runTask, type Execution, type RunHooks, type TaskRunner } from './run-task.js'
+import { RunningMarks } from './running-marks.js'
 import type { Slots } from './slots.js'
-import { Strays } from './strays.js'
 
-/** Buffered tasks that have run for so long are shown as Running. */
-const MARK_AFTER_MS = 1_000
 /** A stop that takes no longer surprises nobody. */
 const TELL_AFTER_MS = 1_000
-/** After which the row of a claim that was acknowledged in a transaction is first looked at; then after ever longer. */
-const FIRST_LOOK_MS = 20
 
 export interface SessionParts<Args, Result> {
   readonly control: ControlClient
@@ -66,40 +62,46 @@ export class Session<Args, Result> {
   /** Resolves when the registration is lost; pending until then. */
   readonly lost: Promise<void>
   #state: 'working' | 'draining' | 'lost' = 'working'
-  readonly #held = new Map<string, HeldClaim>()
-  /** Those of the held that wait for a slot, in the order of their start. */
-  readonly #buffer: HeldClaim[] = []
+  readonly #held: HeldClaims
   /** Claims whose handler is through, and which wait for the application to acknowledge them. */
   #unacknowledged = 0
   /** Whatever is under way with a held claim that is not buffered, and the hand-backs of strays. */
   readonly #tasks = new InFlight(() => this.#claims.wake())
-  /** How often it was told that tasks may have been cancelled. */
-  #cancelHints = 0
-  #lookingForCancelled = false
-  readonly #strays: Strays
   /** When the claim under way was sent. */
   #claimSentAt: number | undefined
   readonly #acks: AckGroup
   readonly #keepAlive: KeepAlive
   readonly #claims: ClaimLoop
-  readonly #marking: ReturnType<typeof setInterval>
+  readonly #cancellations: CancellationWatch
+  readonly #recorder: OutcomeRecorder
+  readonly #marks: RunningMarks
   readonly #hooks: RunHooks<Args> = {
     inTx: (held) => this.#inTx(held),
     handOut: (held, task) => this.#handOut(held, task),
   }
 
   constructor(private readonly parts: SessionParts<Args, Result>) {
-    const { control, registration, registeredAt, settings, deadlines, outages } = parts
+    const { control, registration, registeredAt, settings, deadlines, runner, report, outages, heldEarlier } = parts
+    const tasks = this.#tasks
     let lost: () => void = () => undefined
     this.lost = new Promise((resolve) => (lost = resolve))
-    this.#strays = new Strays(deadlines.strayMs)
+    const held = new HeldClaims(report)
+    this.#held = held
     this.#acks = new AckGroup(control, registration.queue, registration.worker, {
       onFailure: (error) => outages.failed('acknowledging tasks', error),
       onRecovery: () => outages.worked('acknowledging tasks'),
     })
+    const cancellations = new CancellationWatch({ control, registration, outages, held, tasks })
+    this.#cancellations = cancellations
+    const { autoAck } = runner
+    const { keepAliveMs } = settings
+    const recorder = new OutcomeRecorder({ held, acks: this.#acks, cancellations, report, autoAck, keepAliveMs })
+    this.#recorder = recorder
+    this.#marks = new RunningMarks({ control, registration, outages, held })
+    const reconciliation = new Reconciliation({ held, cancellations, recorder, tasks, heldEarlier }, deadlines.strayMs)
     this.#keepAlive = new KeepAlive(control, registration, registeredAt, settings, {
-      onBeat: (beat, sentAt) => this.#reconcile(beat, sentAt),
-      onSwept: (orphans) => reportOrphans(parts.report, orphans, 'silent workers'),
+      onBeat: (beat, sentAt) => reconciliation.reconcile(beat, sentAt, this.#claimSentAt),
+      onSwept: (orphans) => reportOrphans(report, orphans, 'silent workers'),
       onFailure: (operation, error) => outages.failed(operation, error),
       onSuccess: (operation) => outages.worked(operation),
       onLost: (cause, refused) => {
@@ -107,13 +109,12 @@ export class Session<Args, Result> {
         lost()
       },
     })
-    this.#marking = setInterval(() => void this.#markRunning(), MARK_AFTER_MS)
     this.#claims = new ClaimLoop(settings.pollIntervalMs, {
       room: () => this.#room(),
       claim: (limit) => this.#claim(limit),
       nextDueMs: () => control.run((db) => nextDueMs(db, registration.queue)),
       listening: parts.listening,
-      hurried: () => parts.idleWatch.asked && this.#held.size === 0,
+      hurried: () => parts.idleWatch.asked && held.size === 0,
       onFailure: (error) => outages.failed('claiming tasks', error),
       onSuccess: () => outages.worked('claiming tasks'),
     })
@@ -130,10 +131,9 @@ export class Session<Args, Result> {
     this.#claims.hint()
   }
 
-  /** Tells that tasks of this worker may have been cancelled. Whoever tells during a look shares the next one. */
+  /** Tells that tasks of this worker may have been cancelled. */
   lookForCancelled(): void {
-    this.#cancelHints += 1
-    if (!this.#lookingForCancelled) this.#tasks.add(this.#dropCancelled())
+    this.#cancellations.look()
   }
 
   /**
@@ -143,11 +143,14 @@ export class Session<Args, Result> {
   async drain(timeoutMs: number): Promise<void> {
     if (this.#state === 'working') this.#state = 'draining'
     const aborting = setTimeout(() => this.#abortAll(), timeoutMs)
-    const telling = setTimeout(() => this.#reportWait(timeoutMs - TELL_AFTER_MS), TELL_AFTER_MS)
+    const telling = setTimeout(
+      () => reportWait(this.parts.report, this.#held.running, timeoutMs - TELL_AFTER_MS),
+      TELL_AFTER_MS,
+    )
     await within(timeoutMs + ABORT_GRACE_MS + this.parts.deadlines.lastCallMs, this.settled(), () => undefined)
     clearTimeout(aborting)
     clearTimeout(telling)
-    clearInterval(this.#marking)
+    this.#marks.stop()
     this.#acks.giveUp()
     void this.#keepAlive.stop()
   }
@@ -167,12 +170,12 @@ export class Session<Args, Result> {
   }
 
   holds(claim: Fence): boolean {
-    return this.#held.get(claim.id)?.isClaimOf(claim) === true
+    return this.#held.holds(claim)
   }
 
   /** Whether a handler runs, or the application has yet to acknowledge a claim. */
   get running(): boolean {
-    return [...this.#held.values()].some(({ state }) => state === 'running')
+    return this.#held.running > 0
   }
 
   /** Resolves when a session that claims nothing more has nothing more to do. */
@@ -193,26 +196,26 @@ export class Session<Args, Result> {
   #room(): number {
     const { settings, slots, onDemand } = this.parts
     const { bufferSize } = settings
-    if (this.#buffer.length > bufferSize / 2) return 0
+    if (this.#held.buffered > bufferSize / 2) return 0
     const acking = Math.max(this.#acks.underWay - bufferSize, 0)
     const unacknowledged = onDemand ? 0 : this.#unacknowledged
-    return bufferSize + slots.free - this.#buffer.length - acking - unacknowledged
+    return bufferSize + slots.free - this.#held.buffered - acking - unacknowledged
   }
 
   async #claim(limit: number): Promise<number> {
     const { control, registration, settings, slots, idleWatch } = this.parts
     const { queue, worker, leaseToken } = registration
-    const running = Math.max(slots.free - this.#buffer.length, 0)
+    const running = Math.max(slots.free - this.#held.buffered, 0)
     const request = { queue, worker, leaseToken, limit, running, thresholdMs: settings.reenqueueOrphanedAfterMs }
     const wasIdle = this.#held.size === 0
     const sentAt = performance.now()
-    const cancelHints = this.#cancelHints
+    const { hints } = this.#cancellations
     this.#claimSentAt = sentAt
     try {
       const rows = await control.run((db) => claim(db, request))
       for (const row of rows) this.#hold(row)
       // They may have been meant although their claim was still on its way.
-      if (cancelHints !== this.#cancelHints) this.lookForCancelled()
+      if (hints !== this.#cancellations.hints) this.#cancellations.look()
       this.#fillSlots()
       if (this.#state !== 'working') this.#handBackBuffer()
       if (wasIdle && rows.length === 0) idleWatch.noteIdle(sentAt)
@@ -223,12 +226,11 @@ export class Session<Args, Result> {
   }
 
   #hold(row: ClaimedRow): void {
-    const earlier = this.#held.get(row.id)
+    const earlier = this.#held.of(row.id)
     // One that is being acknowledged became claimable by just that, or learns from the database that it is stale.
     if (earlier !== undefined && earlier.state !== 'acking') this.#supersede(earlier, row)
     const held = new HeldClaim(row)
-    this.#held.set(row.id, held)
-    this.#buffer.push(held)
+    this.#held.add(held)
     const { id, attempt } = held
     this.parts.report('debug', `claimed task ${id} for attempt ${attempt}`, { type: 'task.claimed', id, attempt })
   }
@@ -236,20 +238,20 @@ export class Session<Args, Result> {
   /** A claim whose task was claimed again. */
   #supersede(earlier: HeldClaim, row: ClaimedRow): void {
     const failedInTransaction = earlier.inTransaction?.outcome.status === 'Failed' && row.attempts === earlier.attempt
-    if (failedInTransaction) this.#endInTransaction(earlier, { written: 'Failed', inTransaction: true })
-    else this.#forget(earlier, 'claim-lost')
+    if (failedInTransaction) this.#recorder.endInTransaction(earlier, { written: 'Failed', inTransaction: true })
+    else this.#held.forget(earlier, 'claim-lost')
   }
 
   #fillSlots(): void {
     while (this.#state === 'working' && this.parts.slots.free > 0) {
-      const next = this.#buffer.shift()
+      const next = this.#held.next()
       if (next === undefined) return
       this.#tasks.add(this.#run(next))
     }
   }
 
   async #untilEach(isSo: (held: HeldClaim) => boolean): Promise<void> {
-    while (![...this.#held.values()].every(isSo)) await this.#tasks.nextEnd()
+    while (!this.#held.all().every(isSo)) await this.#tasks.nextEnd()
   }
 
   async #run(held: HeldClaim): Promise<void> {
@@ -260,7 +262,7 @@ export class Session<Args, Result> {
     const { overrun } = execution
     if (overrun === undefined) slots.release()
     else {
-      this.#reportOverrun(held)
+      reportOverrun(this.parts.report, held)
       void overrun.then(() => slots.release())
     }
     await this.#conclude(held, execution)
@@ -270,22 +272,12 @@ export class Session<Args, Result> {
     if (outcome === undefined && unlessCompleted === undefined) return this.#leave(held, cause)
     // The application has acknowledged it while its handler ran.
     if (held.state === 'acking' || held.state === 'over') return
-    if (held.inTransaction !== undefined && (await this.#endedInTransaction(held))) {
+    if (held.inTransaction !== undefined && (await this.#recorder.endedInTransaction(held))) {
       if (cause !== undefined && held.abortedBecause !== 'shutdown') reportLateError(this.parts.report, held, cause)
       return
     }
     const { outcome: otherwise, cause: reason } = unlessCompleted?.() ?? { outcome, cause }
-    await this.#record(held, otherwise!, reason)
-  }
-
-  /** Whether a transaction of the application has acknowledged a claim and has committed. Then that is the end of it. */
-  async #endedInTransaction(held: HeldClaim): Promise<boolean> {
-    if (held.inTransaction === undefined) return false
-    if (held.state === 'running') held.state = 'acking'
-    const answer = await this.#acks.ask(held.fence, held.inTransaction.outcome)
-    if (typeof answer === 'string') return false
-    this.#endInTransaction(held, answer)
-    return true
+    await this.#recorder.record(held, otherwise!, reason)
   }
 
   #inTx(held: HeldClaim): TxClaim {
@@ -298,7 +290,7 @@ export class Session<Args, Result> {
       stands: () => control.run((db) => claimStands(db, { held, queue, worker })),
       onAcknowledged: () => {
         // Otherwise the end of the handler is the time to ask.
-        if (!runner.autoAck) void this.#untilCommitted(held)
+        if (!runner.autoAck) void this.#recorder.untilCommitted(held)
       },
     }
   }
@@ -307,7 +299,7 @@ export class Session<Args, Result> {
     const inTx = this.#inTx(held)
     const { onRetryFailure } = this.parts.runner
     const record = (outcome: AckOutcome, cause: unknown) => {
-      const recording = this.#record(held, outcome, cause)
+      const recording = this.#recorder.record(held, outcome, cause)
       this.#tasks.add(recording)
       held.dismiss()
       return recording
@@ -326,205 +318,32 @@ export class Session<Args, Result> {
     await held.dismissed
     this.#unacknowledged -= 1
     if (held.state !== 'running' && held.state !== 'lost') return
-    if (!(await this.#endedInTransaction(held))) await this.#record(held, { status: 'Pending' })
-  }
-
-  /** Offers an outcome to the database, unless the claim is lost already, and reports what became of it. */
-  async #record(held: HeldClaim, outcome: AckOutcome, cause?: unknown): Promise<AckAnswer> {
-    const { report } = this.parts
-    if (held.lostBecause !== undefined) {
-      reportLostClaim(report, held, held.lostBecause)
-      return 'stale'
-    }
-    held.state = 'acking'
-    const answer = await this.#acks.submit(held.fence, outcome, held.inTransaction?.outcome)
-    if (typeof answer !== 'string' && answer.inTransaction) {
-      this.#endInTransaction(held, answer)
-      return answer
-    }
-    this.#end(held)
-    if (answer === 'stale') reportLostClaim(report, held, await this.#whyLost(held))
-    else if (answer === 'given-up' && held.inTransaction !== undefined) reportUnknown(report, held)
-    else reportOutcome(report, held, outcome, answer, cause)
-    return answer
-  }
-
-  #end(held: HeldClaim): void {
-    held.state = 'over'
-    if (this.#held.get(held.id) === held) this.#held.delete(held.id)
-  }
-
-  /** A transaction of the application has acknowledged it. */
-  #endInTransaction(held: HeldClaim, answer: Exclude<AckAnswer, string>): void {
-    this.#end(held)
-    const { outcome, cause } = held.inTransaction!
-    reportOutcome(this.parts.report, held, outcome, answer, cause)
-    held.dismiss()
-  }
-
-  /** Looks whether the transaction that acknowledged a claim has committed, until a heartbeat would tell anyway. */
-  async #untilCommitted(held: HeldClaim): Promise<void> {
-    const { keepAliveMs } = this.parts.settings
-    for (let ms = FIRST_LOOK_MS; ms < keepAliveMs && held.state === 'running'; ms *= 2) {
-      await new Promise((resolve) => setTimeout(resolve, ms).unref())
-      if (held.state === 'running') await this.#settle(held)
-    }
-  }
-
-  /** Ends a claim if a transaction has acknowledged it. While its handler runs, that is left to the end of the handler. */
-  async #settle(held: HeldClaim): Promise<AckAnswer> {
-    const answer = await this.#acks.ask(held.fence, held.inTransaction!.outcome)
-    const isEnded = typeof answer !== 'string' && !this.parts.runner.autoAck && held.state === 'running'
-    if (isEnded) this.#endInTransaction(held, answer)
-    return answer
+    if (!(await this.#recorder.endedInTransaction(held))) await this.#recorder.record(held, { status: 'Pending' })
   }
 
   #handBackBuffer(): void {
-    for (const held of this.#buffer.splice(0)) this.#tasks.add(this.#record(held, { status: 'Pending' }))
+    for (const held of this.#held.emptyBuffer()) this.#tasks.add(this.#recorder.record(held, { status: 'Pending' }))
   }
 
   #abortAll(): void {
-    for (const held of this.#held.values()) {
+    for (const held of this.#held.all()) {
       if (held.state !== 'running') continue
       held.abort('shutdown')
       held.dismiss()
     }
   }
 
-  /** Claims that the database no longer counts as ours are lost; tasks that only the database counts as ours go back. */
-  #reconcile(beat: Heartbeat, sentAt: number): void {
-    const owned = new Map(beat.owned.map((fence) => [fence.id, fence]))
-    const missing = [...this.#held.values()].filter(
-      (held) => held.state !== 'acking' && held.heldSince <= sentAt && !held.isClaimOf(owned.get(held.id)),
-    )
-    if (missing.length > 0) this.#tasks.add(this.#letGo(missing))
-    const unknown = beat.owned.filter((fence) => !this.holds(fence) && !this.parts.heldEarlier(fence))
-    const strays = this.#strays.seen(unknown, { sentAt, receivedAt: performance.now() }, this.#claimSentAt)
-    for (const stray of strays) this.#tasks.add(this.#handBackStray(stray))
-  }
-
-  async #letGo(missing: readonly HeldClaim[]): Promise<void> {
-    // None of them is to start meanwhile.
-    for (const held of missing) this.#unbuffer(held)
-    const cancelled = await this.#cancelledAmong(missing)
-    for (const held of missing) {
-      if (cancelled.has(held.id)) this.#forget(held, 'cancelled')
-      else if (held.inTransaction === undefined) this.#forget(held, 'claim-lost')
-      else this.#tasks.add(this.#forgetUnlessAcknowledged(held))
-    }
-  }
-
-  /** Its handler goes on when a transaction of the application, and not somebody else, has ended the claim. */
-  async #forgetUnlessAcknowledged(held: HeldClaim): Promise<void> {
-    if ((await this.#settle(held)) === 'stale') this.#forget(held, 'claim-lost')
-  }
-
-  async #dropCancelled(): Promise<void> {
-    this.#lookingForCancelled = true
-    let seen: number
-    do {
-      seen = this.#cancelHints
-      const claims = [...this.#held.values()]
-      const cancelled = await this.#cancelledAmong(claims)
-      for (const held of claims) if (cancelled.has(held.id)) this.#forget(held, 'cancelled')
-    } while (seen !== this.#cancelHints)
-    this.#lookingForCancelled = false
-  }
-
-  async #whyLost(held: HeldClaim): Promise<LossReason> {
-    return (await this.#cancelledAmong([held])).has(held.id) ? 'cancelled' : 'claim-lost'
-  }
-
-  /** The ids of those that were cancelled; none when the database does not say, which the next heartbeat makes good. */
-  async #cancelledAmong(claims: readonly HeldClaim[]): Promise<ReadonlySet<string>> {
-    if (claims.length === 0) return new Set()
-    const { control, registration, outages } = this.parts
-    const operation = 'looking for cancelled tasks'
-    const fences = claims.map(({ fence }) => fence)
-    try {
-      const ids = await control.run((db) => findCancelled(db, registration.queue, registration.worker, fences))
-      outages.worked(operation)
-      return ids
-    } catch (error) {
-      outages.failed(operation, error)
-      return new Set()
-    }
-  }
-
-  /**
-   * A claim that is lost without having been acknowledged. A running handler ends in `record`, which reports it. One that is
-   * being acknowledged learns it from the database.
-   */
-  #forget(held: HeldClaim, why: LossReason): void {
-    const { state } = held
-    if (state !== 'buffered' && state !== 'running') return
-    held.lose(why)
-    if (this.#held.get(held.id) === held) this.#held.delete(held.id)
-    this.#unbuffer(held)
-    if (state === 'buffered') reportLostClaim(this.parts.report, held, why)
-  }
-
-  #unbuffer(held: HeldClaim): void {
-    const place = this.#buffer.indexOf(held)
-    if (place !== -1) this.#buffer.splice(place, 1)
-  }
-
-  /** The answer of its claim was lost on the way, so nobody works on it. If it is no longer ours either, all is well. */
-  async #handBackStray(fence: Fence): Promise<void> {
-    const answer = await this.#acks.submit(fence, { status: 'Pending' })
-    if (typeof answer === 'string') return
-    const ended = { id: fence.id as TaskId, attempt: fence.attempts + 1 }
-    const message = `returned task ${ended.id} to the queue uncharged: the answer of its claim was lost`
-    this.parts.report('warn', message, { type: 'task.deferred', ...ended })
-  }
-
-  async #markRunning(): Promise<void> {
-    const now = performance.now()
-    const started = [...this.#held.values()].filter(
-      (held) => held.shownAsQueued && held.runningFor(now) >= MARK_AFTER_MS,
-    )
-    if (started.length === 0) return
-    const { control, registration, outages } = this.parts
-    const operation = 'marking tasks as running'
-    // So that the next tick does not mark them again while this one has no answer yet.
-    for (const held of started) held.shownAsQueued = false
-    const fences = started.map(({ fence }) => fence)
-    let marked: ReadonlySet<string> = new Set()
-    try {
-      marked = await control.run((db) => markRunning(db, registration.queue, registration.worker, fences))
-      outages.worked(operation)
-    } catch (error) {
-      outages.failed(operation, error)
-    }
-    // The others are locked by a transaction, so they are tried again.
-    for (const held of started) held.shownAsQueued = !marked.has(held.id)
-  }
-
   #lose(cause: unknown, refused: boolean): void {
     const next = this.#state === 'working' ? ' Registering again.' : ''
     this.#state = 'lost'
-    clearInterval(this.#marking)
+    this.#marks.stop()
     void this.#claims.stop()
     this.parts.report('error', `lost its registration: ${inWords(cause)}${next}`, { type: 'heartbeat.lost', cause })
     this.#handBackBuffer()
-    for (const held of this.#held.values()) {
+    for (const held of this.#held.all()) {
       if (held.state !== 'running') continue
-      if (refused) this.#forget(held, 'claim-lost')
+      if (refused) this.#held.forget(held, 'claim-lost')
       else held.abort('claim-lost')
     }
-  }
-
-  /** Whoever pressed Ctrl-C wants to know why the process is still there. */
-  #reportWait(leftMs: number): void {
-    const running = [...this.#held.values()].filter(({ state }) => state === 'running').length
-    if (running === 0 || leftMs <= 0) return
-    const tasks = running === 1 ? '1 task' : `${running} tasks`
-    const message = `is stopping; ${tasks} may take ${Math.ceil(leftMs / 1_000)} s more, and then will be aborted`
-    this.parts.report('warn', message, { type: 'worker.stopping', running })
-  }
-
-  #reportOverrun({ id, attempt, abortedBecause }: HeldClaim): void {
-    const message = `task ${id} ignores its signal (${abortedBecause}) and keeps its slot until its handler returns`
-    this.parts.report('warn', message, { type: 'task.overrun', id, attempt })
   }
 }
