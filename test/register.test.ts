@@ -186,6 +186,12 @@ describe('release', () => {
     expect((await registerWorker(db(), another)).worker).toBe(worker)
   })
 
+  it('frees no other name of the process', async () => {
+    for (const id of [worker, 'mailer#2']) await storeWorker(database.sql, { id, queue, leaseToken: 'mine' })
+    expect(await release(db(), { queue, worker, leaseToken: 'mine' })).toBe(true)
+    expect(await workerRow(database.sql, 'mailer#2', queue)).toMatchObject({ lease_token: 'mine' })
+  })
+
   it('leaves the name to its present holder', async () => {
     await storeWorker(database.sql, { id: worker, queue, leaseToken: 'theirs' })
     const before = await workerRow(database.sql, worker, queue)

@@ -567,7 +567,6 @@ export const mutants: readonly Mutant[] = [
     'src/statements/insert-tasks.ts',
     ['test/push.test.ts', 'test/push-group.test.ts', 'test/outbox.test.ts', 'test/notify.test.ts'],
     [
-      ['no key is taken', 'and(OWN_SETTINGS, notExists(tasksWithTakenKey(db)))', 'OWN_SETTINGS'],
       ['a push waits for no other session', "set_config('lock_timeout', '2s', true)\n  || ", ''],
       [
         'in a transaction a taken key is no error',
