@@ -1,8 +1,9 @@
 import type { Codec } from './vocabulary/codec.js'
 import type { Claim, Handler } from './vocabulary/claim.js'
 import { database, type PgDb, type PgTx } from './vocabulary/db.js'
-import { definitionOf } from './vocabulary/definition.js'
+import { definitionOf, definitionOfTask } from './vocabulary/definition.js'
 import { InvalidArgumentError, type TaskId } from './vocabulary/errors.js'
+import { checkSeries } from './vocabulary/limits.js'
 import type { Outcome } from './vocabulary/outcome.js'
 import type { Queue } from './vocabulary/queue.js'
 import type { Statistic } from './vocabulary/statistics.js'
@@ -99,7 +100,7 @@ export class PostgresStorage<Args, Result = void, Input = Args> {
 
   /** Stores all tasks or none; ids in the order of the tasks. Throws as `push`. */
   async pushTasks(tasks: Iterable<Task<Input>>): Promise<TaskId[]> {
-    return this.#pushes.pushTasks(Array.from(tasks, (task) => this.#own(task)))
+    return this.#pushes.pushTasks(Array.from(checkSeries('tasks', tasks, '[task]'), (task) => this.#own(task)))
   }
 
   /**
@@ -310,7 +311,7 @@ export class PostgresStorage<Args, Result = void, Input = Args> {
   }
 
   #own(task: Task<Input>): Task<Input> {
-    const { name } = definitionOf(task)
+    const { name } = definitionOfTask(task)
     if (name === this.queue.name) return task
     throw new InvalidArgumentError(
       'task',

@@ -259,6 +259,23 @@ describe('a taken key', () => {
     expect(await storedIn(database.sql, 'invoices')).toEqual([id])
   })
 
+  it.each([
+    [{ onConflict: 'ignore' }, 'onConflict'],
+    [{ onconflict: 'doNothing' }, 'options'],
+    ['doNothing', 'options'],
+  ])('refuses %j as options', async (options, argument) => {
+    const push = (tx: PgTx) => pushTaskWithTx(tx, emails.task({ to: 'a' }), options as never)
+    const pushMany = (tx: PgTx) => pushTasksWithTx(tx, [emails.task({ to: 'a' })], options as never)
+    const refused = { code: 'INVALID_ARGUMENT', argument }
+    expect(await caught(database.db.transaction(push))).toMatchObject(refused)
+    expect(await caught(database.db.transaction(pushMany))).toMatchObject(refused)
+  })
+
+  it('refuses a task in place of a series', async () => {
+    const push = (tx: PgTx) => pushTasksWithTx(tx, emails.task({ to: 'a' }) as never)
+    expect(await caught(database.db.transaction(push))).toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'tasks' })
+  })
+
   it("keeps the stored task with onConflict: 'doNothing'", async () => {
     const before = await storedIn(database.sql, 'emails')
     const task = emails.task({ to: 'a' }, { idempotencyKey: 'taken' })

@@ -13,6 +13,7 @@ import {
   InvalidArgumentError,
   PostgresStorage,
   type Task,
+  type TaskOptions,
 } from '../src/index.js'
 import { caught } from './support/caught.js'
 import { useDatabase } from './support/database.js'
@@ -172,6 +173,7 @@ describe('limits', () => {
     ['a date no column can hold [PUSH-18]', { runAt: new Date(8.64e15) }, 'runAt'],
     ['runAt together with delayMs', { runAt: new Date(), delayMs: 1 }, 'delayMs'],
     ['an id that is no ULID', { id: 'order-1' }, 'id'],
+    ['an option that there is not', { idempotency_key: 'order 1' } as TaskOptions, 'options'],
   ])('refuses %s, alone and with others', async (_, options, argument) => {
     const storage = storageOf()
     const task = emails.task({ to: 'a' }, options)
@@ -216,6 +218,27 @@ describe('pushTasks', () => {
       ids.map(async (id) => Buffer.from((await rowOf(database.sql, id))?.['job'] as Buffer).toString()),
     )
     expect(payloads).toEqual(['{"to":"z"}', '{"to":"undefined"}', '{"to":"a"}', '{"to":"m"}'])
+  })
+
+  it.each([
+    ['a task', emails.task({ to: 'a' })],
+    ['an object', {}],
+    ['nothing', undefined],
+    ['text', 'emails'],
+  ])('refuses %s in place of a series, as pushAll does', async (_, tasks) => {
+    const refused = { code: 'INVALID_ARGUMENT', argument: 'tasks' }
+    expect(await caught(storageOf().pushTasks(tasks as never))).toMatchObject(refused)
+    expect(await caught(storageOf().pushAll(tasks as never))).toMatchObject(refused)
+  })
+
+  it('refuses payloads in place of tasks, as pushTask and a sink do', async () => {
+    const payload = { to: 'a' } as never
+    const refused = { code: 'INVALID_ARGUMENT', argument: 'task' }
+    expect(await caught(storageOf().pushTasks([payload]))).toMatchObject(refused)
+    expect(await caught(storageOf().pushTask(payload))).toMatchObject(refused)
+    const writer = storageOf().sink().getWriter()
+    writer.closed.catch(() => undefined)
+    expect(await caught(writer.write(payload))).toMatchObject({ cause: refused })
   })
 
   it('may be empty', async () => {
@@ -347,6 +370,7 @@ describe('an error of the database', () => {
     expect(await caught(storage.push({ to: 'b' }, { id: taskId(1) }))).toMatchObject({
       code: 'DATABASE',
       sqlState: '23505',
+      message: expect.stringContaining('A task with this id is stored already: look it up with fetchById.') as string,
       operation: 'pushing tasks',
     })
     const batch = [emails.task({ to: 'c' }), emails.task({ to: 'd' }, { id: taskId(1), idempotencyKey: 'd' })]
@@ -416,5 +440,14 @@ describe('an error of the database', () => {
     } finally {
       await database.sql.unsafe(`drop trigger refuse on apalis.jobs; alter table apalis.jobs drop constraint no_check`)
     }
+  })
+})
+
+it('says when the client was closed before', async () => {
+  const { client, db } = database.connect()
+  await client.end()
+  expect(await caught(new PostgresStorage(db, emails).push({ to: 'a' }))).toMatchObject({
+    code: 'DATABASE',
+    message: expect.stringContaining('The client was closed before; close it after the last call') as string,
   })
 })

@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest'
 import { type Codec, jsonCodec, superjsonCodec } from '../src/vocabulary/codec.js'
 import { InvalidArgumentError } from '../src/vocabulary/errors.js'
-import { defineQueue, definitionOf, type QueueOptions } from '../src/vocabulary/queue.js'
+import { definitionOfTask } from '../src/vocabulary/definition.js'
+import { defineQueue, definitionOf, type Queue, type QueueOptions } from '../src/vocabulary/queue.js'
 import { typed } from '../src/vocabulary/standard-schema.js'
 import type { Task } from '../src/vocabulary/task.js'
 
@@ -143,16 +144,39 @@ describe('a task', () => {
   })
 
   it('leads to the definition of its queue', () => {
-    expect(definitionOf(queue.task({ to: 'a' }))).toBe(definitionOf(queue))
+    expect(definitionOfTask(queue.task({ to: 'a' }))).toBe(definitionOf(queue))
   })
 
-  it.each<[string, unknown, string]>([
-    ['an object of its form', { queue: 'emails', args: {}, options: {} }, 'task'],
-    ['a copy of a task', { ...queue.task({ to: 'a' }) }, 'task'],
-    ['a copy of a queue', { ...queue }, 'queue'],
-    ['null', null, 'queue'],
-    ['text', 'emails', 'queue'],
-  ])('is not %s', (_, value, argument) => {
-    expect(refusal(() => definitionOf(value as Task)).argument).toBe(argument)
+  it.each<[string, unknown]>([
+    ['an object of its form', { queue: 'emails', args: {}, options: {} }],
+    ['a copy of a task', { ...queue.task({ to: 'a' }) }],
+    ['a payload', { to: 'a' }],
+    ['a queue', queue],
+    ['null', null],
+    ['text', 'emails'],
+  ])('is not %s', (_, value) => {
+    expect(refusal(() => definitionOfTask(value as Task))).toMatchObject({
+      argument: 'task',
+      message: expect.stringContaining('pass what queue.task(args) returned') as string,
+    })
+  })
+})
+
+describe('a queue', () => {
+  it.each<[string, unknown]>([
+    ['a copy of a queue', { ...defineQueue('emails') }],
+    ['null', null],
+    ['text', 'emails'],
+  ])('is not %s', (_, value) => {
+    expect(refusal(() => definitionOf(value as Queue<unknown>)).argument).toBe('queue')
+  })
+
+  it('has no options but those that there are', () => {
+    const options = { maxAttempt: 3 } as QueueOptions<unknown, unknown, unknown>
+    expect(refusal(() => defineQueue('emails', options))).toMatchObject({
+      argument: 'options',
+      message: expect.stringContaining('there is no option "maxAttempt" here, but args, result, codec') as string,
+    })
+    expect(refusal(() => defineQueue('emails', 'retry' as never)).argument).toBe('options')
   })
 })

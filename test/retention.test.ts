@@ -192,6 +192,13 @@ describe('admin.prune', () => {
 })
 
 describe('the retention of a worker', () => {
+  it('has no options but those that there are', () => {
+    const retention = { done: HOUR } as Retention
+    expect(() => work<number>().worker(idle, { retention })).toThrow(
+      'Invalid retention: there is no option "done" here, but doneMs, failedMs, killedMs.',
+    )
+  })
+
   it('deletes what is old, in its queue, and says how much', async () => {
     const { queue, events, started } = work<number>()
     const own = (n: number, task: Partial<StoredTask>) =>

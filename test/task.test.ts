@@ -9,7 +9,7 @@ import { DecodeError, InvalidArgumentError, type TaskId } from '../src/vocabular
 import { defineQueue, definitionOf, type Queue } from '../src/vocabulary/queue.js'
 import type { StandardSchema } from '../src/vocabulary/standard-schema.js'
 import { type EncodedTask, encodeTask, type Task, type TaskOptions } from '../src/vocabulary/task.js'
-import { newTaskId, parseTaskId } from '../src/vocabulary/task-id.js'
+import { newTaskId, parseTaskId, parseTaskIds } from '../src/vocabulary/task-id.js'
 
 const ID = '01JD8ZW5T3Q4M6A7B8C9D0EFGH' as TaskId
 const queue = defineQueue<unknown>('emails', { maxAttempts: 8, priority: 3 })
@@ -92,10 +92,10 @@ describe('encodeTask', () => {
 
   it.each<[keyof TaskOptions, TaskOptions, string]>([
     ['id', { id: 'x' }, 'ULID'],
-    ['id', { id: ID.toLowerCase() }, 'convert it with toUpperCase()'],
+    ['id', { id: ID.toLowerCase() }, 'convert "01jd8zw5t3q4m6a7b8c9d0efgh" with toUpperCase()'],
     ['id', { id: `8${ID.slice(1)}` }, 'the first at most 7'],
     ['id', { id: `${ID.slice(1)}U` }, 'without I, L, O and U'],
-    ['id', { id: `${ID}\n` }, 'this has 27 characters'],
+    ['id', { id: `${ID}\n` }, ' has 27 characters'],
     ['id', { id: 5 as never }, 'ULID'],
     ['idempotencyKey', { idempotencyKey: 'k'.repeat(1025) }, 'has 1025 bytes of UTF-8, and the limit is 1024'],
     ['idempotencyKey', { idempotencyKey: 'a\0' }, 'a NUL character'],
@@ -340,6 +340,19 @@ describe('task ids', () => {
     expect(newTaskId()).toMatch(/^[0-7][0-9A-HJKMNP-TV-Z]{25}$/)
     expect(parseTaskId(ID)).toBe(ID)
     expect(parseTaskId('7ZZZZZZZZZZZZZZZZZZZZZZZZZ')).toHaveLength(26)
+  })
+
+  it('are refused with their place in a series and their text, cut to 40 characters', async () => {
+    expect(await rejection(() => parseTaskIds([ID, 'x'.repeat(41)]))).toMatchObject({
+      argument: 'ids',
+      message: expect.stringMatching(`^Invalid ids: at \\[1\\]: .*; "${'x'.repeat(40)}…" has 41 characters.`) as string,
+    })
+    expect(await rejection(() => parseTaskIds([null] as never))).toMatchObject({
+      message: expect.stringMatching(/, and this is null\.$/) as string,
+    })
+    expect(refusal(queue.task(1, { id: '' })).message).toMatch(
+      /; "" has 0 characters\. Leave id out, and one is made\.$/,
+    )
   })
 
   it('carry the time they were made at', () => {

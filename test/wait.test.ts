@@ -244,6 +244,10 @@ describe('waitFor', () => {
 })
 
 describe('a wait', () => {
+  it('says which call did not find a task', async () => {
+    expect(await caught(storageOf().waitForSingle(one))).toMatchObject({ operation: 'waitForSingle', taskId: one })
+  })
+
   it.each([
     ['waitForSingle', () => storageOf().waitForSingle(one, { timeoutMs: 150 })],
     ['waitFor', () => all(storageOf().waitFor([one], { timeoutMs: 150 }))],

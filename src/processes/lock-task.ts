@@ -16,7 +16,7 @@ import { AlreadyRegisteredError, TaskNotFoundError, WorkerNotRegisteredError } f
 import { checkWorkerName } from '../vocabulary/limits.js'
 import type { AckEntry } from '../vocabulary/outcome.js'
 import { DEFAULT_REENQUEUE_ORPHANED_AFTER_MS } from '../vocabulary/settings.js'
-import { parseTaskId } from '../vocabulary/task-id.js'
+import { parseTaskId, parseTaskIds } from '../vocabulary/task-id.js'
 import { ackAlone, type Consumer } from './ack-alone.js'
 import { handOut } from './handed-out.js'
 import { HeldClaim } from './held-claim.js'
@@ -65,7 +65,7 @@ export async function claimByIds<Args>(
 ): Promise<Claim<Args>[]> {
   const { db, queue } = consumer
   const request = { ...lockRequest(consumer, worker), again: false }
-  const wanted = Array.from(new Set(ids), (id) => parseTaskId(id, 'ids'))
+  const wanted = [...parseTaskIds(ids)]
   const rows: LockedRow[] = []
   try {
     for (let start = 0; start < wanted.length; start += CHUNK) {

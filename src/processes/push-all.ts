@@ -1,3 +1,5 @@
+import { InvalidArgumentError } from '../vocabulary/errors.js'
+import { typeOf } from '../vocabulary/limits.js'
 import type { Task } from '../vocabulary/task.js'
 import { Series, type Storing } from './series.js'
 
@@ -13,6 +15,9 @@ export async function pushAll<Item extends Task>(
   check: (task: Item) => Task,
   signal: AbortSignal | undefined,
 ): Promise<number> {
+  if (!isSeries(tasks)) {
+    throw new InvalidArgumentError('tasks', `a series is needed, such as [task] or a generator, not ${typeOf(tasks)}.`)
+  }
   signal?.throwIfAborted()
   const series = new Series(storing, check, BATCH_TASKS)
   try {
@@ -25,4 +30,9 @@ export async function pushAll<Item extends Task>(
     await series.store()
   }
   return series.stored
+}
+
+/** A string is one, of characters. */
+function isSeries(tasks: unknown): boolean {
+  return typeof tasks === 'object' && tasks !== null && (Symbol.asyncIterator in tasks || Symbol.iterator in tasks)
 }

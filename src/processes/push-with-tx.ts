@@ -3,7 +3,8 @@ import { insertTasks } from '../statements/insert-tasks.js'
 import { encodeBatch, inStatements, isKeyed, refuseConflicts } from '../vocabulary/batch.js'
 import { databaseError } from '../vocabulary/database-error.js'
 import { transaction, type Db, type PgTx } from '../vocabulary/db.js'
-import type { TaskId } from '../vocabulary/errors.js'
+import { InvalidArgumentError, type TaskId } from '../vocabulary/errors.js'
+import { checkOptionNames } from '../vocabulary/limits.js'
 import { mayAnnounce } from '../vocabulary/notify-limit.js'
 import { encodeTask, type EncodedTask, type Task } from '../vocabulary/task.js'
 
@@ -32,6 +33,7 @@ export function pushTaskWithTx(tx: PgTx, task: Task): Promise<TaskId>
 export function pushTaskWithTx(tx: PgTx, task: Task, options: OnConflict): Promise<TaskId | undefined>
 export async function pushTaskWithTx(tx: PgTx, task: Task, options?: OnConflict): Promise<TaskId | undefined> {
   const db = transaction(tx, 'pushTaskWithTx')
+  checkOnConflict(options)
   const [id] = await store(db, [await encodeTask(task)], options)
   return id
 }
@@ -53,7 +55,15 @@ export async function pushTasksWithTx(
   options?: OnConflict,
 ): Promise<(TaskId | undefined)[]> {
   const db = transaction(tx, 'pushTasksWithTx')
+  checkOnConflict(options)
   return store(db, await encodeBatch(tasks), options)
+}
+
+function checkOnConflict(options: OnConflict | undefined): void {
+  checkOptionNames(options, { onConflict: true })
+  const onConflict: string | undefined = options?.onConflict
+  if (onConflict === undefined || onConflict === 'doNothing') return
+  throw new InvalidArgumentError('onConflict', "it has to be 'doNothing', or is left out, and a conflict throws.")
 }
 
 async function store(

@@ -8,10 +8,9 @@ import { ENDED_LIMIT, findEnded, type AbsentRow } from '../statements/find-ended
 import { databaseError } from '../vocabulary/database-error.js'
 import type { Db } from '../vocabulary/db.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
-import { InvalidArgumentError, TaskNotFoundError, type TaskId } from '../vocabulary/errors.js'
-import { typeOf } from '../vocabulary/limits.js'
+import { TaskNotFoundError, type TaskId } from '../vocabulary/errors.js'
 import { checkWaitOptions, type WaitOptions } from '../vocabulary/settings.js'
-import { parseTaskId } from '../vocabulary/task-id.js'
+import { parseTaskId, parseTaskIds } from '../vocabulary/task-id.js'
 import { taskResult, type EndedRow, type TaskResult } from '../vocabulary/task-result.js'
 import { unlessAborted } from './abort.js'
 import { within } from './deadlines.js'
@@ -40,9 +39,9 @@ export function waitFor<Result>(
   ids: Iterable<string>,
   options: WaitOptions = {},
 ): AsyncIterable<TaskResult<Result>> {
-  const wanted = checkIds(ids)
+  const wanted = parseTaskIds(ids)
   checkWaitOptions(options)
-  return { [Symbol.asyncIterator]: () => new Wait(db, definition, wanted, options) }
+  return { [Symbol.asyncIterator]: () => new Wait('waitFor', db, definition, wanted, options) }
 }
 
 export async function waitForSingle<Result>(
@@ -53,7 +52,7 @@ export async function waitForSingle<Result>(
 ): Promise<TaskResult<Result>> {
   const wanted = new Set([parseTaskId(id)])
   checkWaitOptions(options)
-  const ended = await new Wait(db, definition, wanted, options).next()
+  const ended = await new Wait('waitForSingle', db, definition, wanted, options).next()
   return ended.value!
 }
 
@@ -63,7 +62,7 @@ export async function checkStatus<Result>(
   definition: QueueDefinition<unknown, Result>,
   ids: Iterable<string>,
 ): Promise<TaskResult<Result>[]> {
-  const wanted = checkIds(ids)
+  const wanted = parseTaskIds(ids)
   const rows = new Map<TaskId, EndedRow>()
   try {
     for await (const answer of answers(wanted, (asked) => findEnded(db, asked))) {
@@ -74,13 +73,6 @@ export async function checkStatus<Result>(
   }
   const ended = [...wanted].flatMap((id) => rows.get(id) ?? [])
   return Promise.all(ended.map((row) => taskResult(definition, row)))
-}
-
-function checkIds(ids: Iterable<string>): ReadonlySet<TaskId> {
-  if (typeof ids === 'string' || typeof ids?.[Symbol.iterator] !== 'function') {
-    throw new InvalidArgumentError('ids', `a list of task ids is needed, such as [id], not ${typeOf(ids)}.`)
-  }
-  return new Set(Array.from(ids, (id) => parseTaskId(id, 'ids')))
 }
 
 /** All that is to be said of the tasks now, in answers of bounded size. */
@@ -112,6 +104,7 @@ class Wait<Result> implements AsyncIterator<TaskResult<Result>, undefined> {
   #returned = false
 
   constructor(
+    private readonly call: 'waitFor' | 'waitForSingle',
     private readonly db: Db,
     private readonly definition: QueueDefinition<unknown, Result>,
     ids: ReadonlySet<TaskId>,
@@ -206,7 +199,7 @@ class Wait<Result> implements AsyncIterator<TaskResult<Result>, undefined> {
     this.#absent = absent
     for (const id of absentTwice) {
       this.#pending.delete(id)
-      yield { error: new TaskNotFoundError('waitFor', id, undefined, NOT_STORED) }
+      yield { error: new TaskNotFoundError(this.call, id, undefined, NOT_STORED) }
     }
   }
 

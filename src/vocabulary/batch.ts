@@ -1,5 +1,6 @@
 /** Many tasks pushed together: checked as a whole, cut into statements of bounded size, refused as a whole. */
 import { IdempotencyConflictError, InvalidArgumentError } from './errors.js'
+import { checkSeries } from './limits.js'
 import { encodeTask, type EncodedTask, type Task } from './task.js'
 
 /** Of one INSERT. A statement of hundreds of megabytes takes the server seconds and this process gigabytes. */
@@ -10,7 +11,7 @@ const ROW_BYTES = 100
 /** Checks and encodes every task before the first SQL. */
 export async function encodeBatch(tasks: Iterable<Task>): Promise<EncodedTask[]> {
   const encoded: EncodedTask[] = []
-  for (const task of tasks) {
+  for (const task of checkSeries('tasks', tasks, '[task]')) {
     const encoding = encodeTask(task)
     encoded.push(encoding instanceof Promise ? await encoding : encoding)
   }

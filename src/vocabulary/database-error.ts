@@ -63,6 +63,13 @@ const NOT_CONNECTED_CODES = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'CONNECT_
 const NOT_CONNECTED =
   /^(Connection terminated due to connection timeout|Cannot use a pool after calling end on the pool)$/
 
+function isEndedClient(error: unknown): boolean {
+  return causes(error).some(
+    ({ code, message }: Error & { code?: unknown }) =>
+      code === 'CONNECTION_ENDED' || message === 'Cannot use a pool after calling end on the pool',
+  )
+}
+
 /** Whether the pool of node-postgres had no free connection within its `connectionTimeoutMillis`. Other drivers wait without limit. */
 export function isPoolTimeout(error: unknown): boolean {
   return causes(error).some(({ message }) => message === 'timeout exceeded when trying to connect')
@@ -130,9 +137,13 @@ export function databaseHint(
 /** The next step where the statement is not to blame. */
 function connectionHint(error: unknown, server: ServerError | undefined): string | undefined {
   if (server === undefined) {
+    if (isEndedClient(error)) return 'The client was closed before; close it after the last call and the last worker.'
     return isRefusedConnection(error) ? 'Check the address, and that the server is running.' : undefined
   }
   if (server.code === '40001') return 'Run the transaction again, as its isolation level requires.'
+  if (server.code === '23505' && server.constraint === 'jobs_pkey') {
+    return 'A task with this id is stored already: look it up with fetchById. A repeated idempotencyKey, unlike an id, leaves a transaction usable.'
+  }
   if (server.code === '55P03') {
     return 'Nothing was stored. Another session holds a lock: pg_blocking_pids(pid) in pg_stat_activity says which.'
   }

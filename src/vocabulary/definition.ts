@@ -35,16 +35,19 @@ export abstract class Defined {
   }
 }
 
-/** @throws {InvalidArgumentError} for an object that neither `defineQueue` nor `queue.task` of this copy of the library made. */
+/** @throws {InvalidArgumentError} for an object that `defineQueue` of this copy of the library did not make. */
 export function definitionOf<Args, Result, Input>(queue: Queue<Args, Result, Input>): QueueDefinition<Args, Result>
-export function definitionOf(task: Task): QueueDefinition
-export function definitionOf(value: object): QueueDefinition {
-  const definition = Defined.definitionOf(value)
-  if (definition !== undefined) return definition
-  const [argument, maker] =
-    typeof value === 'object' && value !== null && 'args' in value
-      ? ['task', 'queue.task(args)']
-      : ['queue', 'defineQueue(name)']
+export function definitionOf(queue: Queue<unknown>): QueueDefinition {
+  return Defined.definitionOf(queue) ?? refuse('queue', 'defineQueue(name)')
+}
+
+/** @throws {InvalidArgumentError} for an object that `queue.task` of this copy of the library did not make. */
+export function definitionOfTask(task: Task): QueueDefinition {
+  const definition = Defined.definitionOf(task)
+  return definition !== undefined && 'args' in task ? definition : refuse('task', 'queue.task(args)')
+}
+
+function refuse(argument: string, maker: string): never {
   throw new InvalidArgumentError(
     argument,
     `pass what ${maker} returned, as it is; a copy is not recognised, nor one made by another installed copy of apalis-drizzle.`,

@@ -13,6 +13,8 @@ declare const brand: unique symbol
 
 export abstract class ApalisError extends Error {
   abstract readonly code: string
+  /** Declared here for programs whose `lib` is older than ES2022. */
+  declare readonly cause: unknown
   readonly [BRAND] = true
 
   constructor(message: string, options?: ErrorOptions) {
@@ -172,7 +174,7 @@ export class IdempotencyConflictError extends ApalisError {
 
   constructor(queue: string, conflictingKeys: readonly string[], refused: number, total: number) {
     super(
-      `Idempotency conflict in queue ${JSON.stringify(queue)}: ${refused} of ${total} ${total === 1 ? 'task' : 'tasks'} refused, nothing of this push was stored. Conflicting keys: ${listed(conflictingKeys)}. A key is taken until its task is deleted. To keep the stored task instead, pass { onConflict: 'doNothing' }.`,
+      `Idempotency conflict in queue ${JSON.stringify(queue)}: ${refused} of ${total} ${total === 1 ? 'task' : 'tasks'} refused, nothing of this push was stored. Conflicting keys: ${listed(conflictingKeys)}. A key is taken until its task is deleted. Where the stored task will do, catch this error, or call pushTaskWithTx(tx, task, { onConflict: 'doNothing' }), which does not throw it.`,
     )
     this.queue = queue
     this.conflictingKeys = conflictingKeys

@@ -124,7 +124,7 @@ class Walk {
   }
 
   #object(value: object, depth: number): void {
-    if (depth > MAX_DEPTH) this.#refuse(`is nested more than ${MAX_DEPTH} levels deep, or contains itself`)
+    if (depth > MAX_DEPTH) this.#refuseDepth()
     const prototype: unknown = Object.getPrototypeOf(value)
     if (Array.isArray(value)) {
       if (prototype !== Array.prototype && !isForeignArrayPrototype(prototype)) this.#refuseInstance(value)
@@ -175,9 +175,7 @@ class Walk {
   map(map: ReadonlyMap<unknown, unknown>, depth: number): void {
     this.#needsAnnotation('a Map')
     this.#noExtraKeys(map, 0)
-    if (depth === MAX_DEPTH && map.size > 0) {
-      this.#refuse(`is nested more than ${MAX_DEPTH} levels deep, or contains itself`)
-    }
+    if (depth === MAX_DEPTH && map.size > 0) this.#refuseDepth()
     let index = 0
     for (const entry of map) {
       this.#path.push(index++, 0)
@@ -308,6 +306,12 @@ class Walk {
     if (name === 'Buffer') this.#refuse('is a Buffer, which cannot be restored; wrap it: new Uint8Array(buffer)')
     if (RICH_NAMES.has(name)) this.#refuse(`is a ${name} of ${ANOTHER_REALM}; copy it`)
     this.#refuse(`is an instance of ${name}, which cannot be stored; convert it to a plain object`)
+  }
+
+  /** The first steps say where: the others repeat themselves in a cycle. */
+  #refuseDepth(): never {
+    const what = `is nested more than ${MAX_DEPTH} levels deep, or contains itself`
+    throw new RefusedValue(this.#rules.root, this.#path.slice(0, 5), what)
   }
 
   #refuse(what: string): never {

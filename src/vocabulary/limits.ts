@@ -107,6 +107,44 @@ export function checkInstant(argument: string, value: Date): number {
   return ms
 }
 
+/**
+ * @param options - What was passed as options; `undefined` has none.
+ * @param known - All options that there are.
+ * @throws {InvalidArgumentError} for another one, which is a misspelt one most of the time.
+ */
+export function checkOptionNames(
+  options: object | undefined,
+  known: Readonly<Record<string, true>>,
+  argument = 'options',
+): void {
+  if (options === undefined) return
+  if (typeof options !== 'object' || options === null) {
+    throw new InvalidArgumentError(argument, `an object is needed, not ${typeOf(options)}.`)
+  }
+  for (const name of Object.keys(options)) {
+    if (Object.hasOwn(known, name)) continue
+    const names = Object.keys(known).join(', ')
+    throw new InvalidArgumentError(argument, `there is no option ${quoted(name)} here, but ${names}.`)
+  }
+}
+
+/**
+ * @param example - What the caller may have meant.
+ * @throws {InvalidArgumentError} for what is no series, and for a string, which is one of characters.
+ */
+export function checkSeries<Item>(argument: string, series: Iterable<Item>, example: string): Iterable<Item> {
+  if (typeof series === 'object' && typeof series?.[Symbol.iterator] === 'function') return series
+  throw new InvalidArgumentError(
+    argument,
+    `an array or another series is needed, such as ${example}, not ${typeOf(series)}.`,
+  )
+}
+
+/** A text in quotes, shortened: a name or an id, of which nobody knows what it is. */
+export function quoted(text: string): string {
+  return JSON.stringify(text.length <= 40 ? text : `${text.slice(0, 40)}…`)
+}
+
 /** A number as it is, of anything else the type: options hold no payload, but what was passed in their place may. */
 export function shown(value: unknown): string {
   return typeof value === 'number' ? String(value) : typeOf(value)

@@ -1,7 +1,7 @@
 import { type Codec, superjsonCodec } from './codec.js'
 import { Defined, type Notify, type QueueDefinition } from './definition.js'
 import { InvalidArgumentError } from './errors.js'
-import { checkInt4, checkQueueName, MAX_INT4, shown, typeOf } from './limits.js'
+import { checkInt4, checkOptionNames, checkQueueName, MAX_INT4, shown, typeOf } from './limits.js'
 import { type Backoff, checkRetry, retryDelay } from './retry.js'
 import type { StandardSchema } from './standard-schema.js'
 import { createTask, type Task, type TaskOptions } from './task.js'
@@ -68,6 +68,7 @@ export function defineQueue<Args = void, Result = void, Input = Args>(
   name: string,
   options: QueueOptions<Args, Result, Input> = {},
 ): Queue<Args, Result, Input> {
+  checkOptionNames(options, OPTION_NAMES)
   const retry = checkRetry(options.retry)
   return new DefinedQueue<Args, Result, Input>({
     name: checkQueueName(name, 'name'),
@@ -81,6 +82,17 @@ export function defineQueue<Args = void, Result = void, Input = Args>(
     notify: checkNotify(options.notify ?? { maxPerSecond: 20 }),
   })
 }
+
+const OPTION_NAMES = {
+  args: true,
+  result: true,
+  codec: true,
+  maxAttempts: true,
+  priority: true,
+  timeoutMs: true,
+  retry: true,
+  notify: true,
+} as const satisfies Record<keyof QueueOptions<unknown, unknown, unknown>, true>
 
 class DefinedQueue<Args, Result, Input> extends Defined implements Queue<Args, Result, Input> {
   readonly name: string

@@ -1,5 +1,5 @@
 import { InvalidArgumentError } from './errors.js'
-import { checkDelay, typeOf } from './limits.js'
+import { checkDelay, checkOptionNames, typeOf } from './limits.js'
 import { PRUNABLE, type PrunableStatus } from './prune-options.js'
 
 /** For how long tasks that have ended are kept, in milliseconds since then and at least a minute. What is left out is kept for good. */
@@ -18,6 +18,8 @@ const OPTION_OF = { Done: 'doneMs', Failed: 'failedMs', Killed: 'killedMs' } as 
   keyof Retention
 >
 
+const OPTION_NAMES = { doneMs: true, failedMs: true, killedMs: true } as const satisfies Record<keyof Retention, true>
+
 /** The statuses that are to be pruned, with their ages. */
 export function retentionAges(retention: Retention): [PrunableStatus, number][] {
   return PRUNABLE.flatMap((status): [PrunableStatus, number][] => {
@@ -34,6 +36,7 @@ export function checkRetention(retention: Retention): void {
       `an object such as { doneMs: 604_800_000 } is needed, not ${typeOf(retention)}.`,
     )
   }
+  checkOptionNames(retention, OPTION_NAMES, 'retention')
   for (const name of Object.values(OPTION_OF)) {
     const value = retention[name]
     if (value === undefined) continue

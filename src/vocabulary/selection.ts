@@ -1,7 +1,7 @@
 import { InvalidArgumentError } from './errors.js'
 import { checkQueueName, typeOf } from './limits.js'
 import type { Status } from './row.js'
-import { parseTaskId, type TaskId } from './task-id.js'
+import { parseTaskIds, type TaskId } from './task-id.js'
 
 /**
  * Which tasks a call is about: those with these ids, or those of a queue that the call can change, of one status if it is
@@ -29,7 +29,7 @@ export function checkSelection(which: Selection, statuses: readonly Status[]): C
   if ((ids === undefined) === (queue === undefined)) {
     throw new InvalidArgumentError('which', 'pass either { ids } or { queue }, which may have a status.')
   }
-  if (queue === undefined) return { ids: checkIds(ids, status) }
+  if (queue === undefined) return { ids: checkIds(ids!, status) }
   checkQueueName(queue, 'which.queue')
   if (status !== undefined && !statuses.includes(status)) {
     throw new InvalidArgumentError('which.status', `this call changes tasks that are ${statuses.join(', ')}.`)
@@ -37,15 +37,11 @@ export function checkSelection(which: Selection, statuses: readonly Status[]): C
   return { queue, status }
 }
 
-function checkIds(ids: Iterable<string> | undefined, status: Status | undefined): TaskId[] {
+function checkIds(ids: Iterable<string>, status: Status | undefined): TaskId[] {
   if (status !== undefined) {
     throw new InvalidArgumentError('which.status', 'it goes with a queue; tasks named by id have the status they have.')
   }
-  // A string is a series of characters.
-  if (typeof ids !== 'object' || typeof ids?.[Symbol.iterator] !== 'function') {
-    throw new InvalidArgumentError('which.ids', `a series of ids is needed, such as an array, not ${typeOf(ids)}.`)
-  }
-  const distinct = new Set(Array.from(ids, (id) => parseTaskId(id, 'which.ids')))
+  const distinct = parseTaskIds(ids, 'which.ids')
   if (distinct.size > MAX_IDS) {
     throw new InvalidArgumentError(
       'which.ids',

@@ -1,5 +1,6 @@
 import { monotonicFactory } from 'ulid'
 import { InvalidArgumentError, type TaskId } from './errors.js'
+import { checkSeries, quoted, typeOf } from './limits.js'
 
 export type { TaskId } from './errors.js'
 
@@ -15,16 +16,29 @@ export function isTaskId(id: unknown): id is TaskId {
  * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for anything else. Lower case is refused, not converted: ids are
  * compared as text, in the database too.
  */
-export function parseTaskId(id: string, argument = 'id'): TaskId {
+export function parseTaskId(id: string, argument = 'id', advice = ''): TaskId {
   if (isTaskId(id)) return id
-  throw new InvalidArgumentError(argument, problem(id))
+  throw new InvalidArgumentError(argument, problem(id) + advice)
+}
+
+/**
+ * Checks a series of task ids, and leaves out those that stand in it before.
+ *
+ * @throws {InvalidArgumentError} `INVALID_ARGUMENT`
+ */
+export function parseTaskIds(ids: Iterable<string>, argument = 'ids'): ReadonlySet<TaskId> {
+  const parsed = Array.from(checkSeries(argument, ids, '[id]'), (id, n) => {
+    if (isTaskId(id)) return id
+    throw new InvalidArgumentError(argument, `at [${n}]: ${problem(id)}`)
+  })
+  return new Set(parsed)
 }
 
 function problem(id: unknown): string {
   const need = 'a task id is a ULID, 26 characters of 0-9 and A-Z without I, L, O and U, the first at most 7'
-  if (typeof id !== 'string') return `${need}.`
-  if (ULID.test(id.toUpperCase())) return `${need}; convert it with toUpperCase().`
-  return `${need}; this has ${id.length} characters. To push, leave id out and one is made.`
+  if (typeof id !== 'string') return `${need}, and this is ${typeOf(id)}.`
+  if (ULID.test(id.toUpperCase())) return `${need}; convert ${quoted(id)} with toUpperCase().`
+  return `${need}; ${quoted(id)} has ${id.length} characters.`
 }
 
 // One byte is one of the 32 characters with equal chance. Given explicitly, because what `ulid` looks for by itself is

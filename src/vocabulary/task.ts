@@ -1,5 +1,5 @@
 import { refusal, writeValue } from './codec.js'
-import { Defined, definitionOf, type Notify, type QueueDefinition } from './definition.js'
+import { Defined, definitionOfTask, type Notify, type QueueDefinition } from './definition.js'
 import { InvalidArgumentError } from './errors.js'
 import {
   byteLength,
@@ -7,6 +7,7 @@ import {
   checkIdempotencyKey,
   checkInstant,
   checkInt4,
+  checkOptionNames,
   MAX_METADATA_BYTES,
   MAX_PAYLOAD_BYTES,
   typeOf,
@@ -79,6 +80,16 @@ class DefinedTask<Input, Result> extends Defined implements Task<Input, Result> 
   }
 }
 
+const OPTION_NAMES = {
+  id: true,
+  idempotencyKey: true,
+  priority: true,
+  maxAttempts: true,
+  runAt: true,
+  delayMs: true,
+  metadata: true,
+} as const satisfies Record<keyof TaskOptions, true>
+
 const NO_OPTIONS: Readonly<TaskOptions> = Object.freeze({})
 
 export function createTask<Input, Result>(
@@ -95,7 +106,7 @@ export function createTask<Input, Result>(
  * @throws {InvalidArgumentError}
  */
 export function encodeTask(task: Task): EncodedTask | Promise<EncodedTask> {
-  const definition = definitionOf(task)
+  const definition = definitionOfTask(task)
   const { argsSchema } = definition
   if (argsSchema === undefined) return encode(definition, task)
   const validation = validate(argsSchema, task.args, 'args')
@@ -122,12 +133,13 @@ function checkFit(validation: Validation<unknown>): void {
 }
 
 function encode(definition: QueueDefinition, { args, options }: Task): EncodedTask {
+  checkOptionNames(options, OPTION_NAMES)
   const { id, idempotencyKey, priority, maxAttempts, runAt, delayMs, metadata } = options
   if (runAt !== undefined && delayMs !== undefined) {
     throw new InvalidArgumentError('delayMs', 'give either runAt or delayMs, not both.')
   }
   return {
-    id: id === undefined ? newTaskId() : parseTaskId(id),
+    id: id === undefined ? newTaskId() : parseTaskId(id, 'id', ' Leave id out, and one is made.'),
     idGiven: id !== undefined,
     queue: definition.name,
     job: encodeArgs(definition, args),
