@@ -186,12 +186,23 @@ describe('an error of the connection', () => {
   })
 
   it.each([
-    ['55P03', /Nothing was stored\. Another session holds a lock: pg_blocking_pids/],
+    ['55P03', /Nothing was stored\. Another session holds a lock: pg_blocking_pids.*docs\/operations\.md/],
+    ['53300', /needs its pool and 4 connections per db .*docs\/operations\.md/],
+    ['57P01', /The connection was lost: the server restarts/],
+    ['08006', /The connection was lost: the server restarts/],
     ['28P01', /Check user, password and name of the database/],
     ['3D000', /Check user, password and name of the database/],
   ])('names the next step for %s', (code, hint) => {
     const error = Object.assign(new Error('refused'), { code, severity: 'ERROR' })
     expect(databaseError('claiming', error).message).toMatch(hint)
+  })
+
+  it.each([
+    systemError('CONNECTION_CLOSED', 'write CONNECTION_CLOSED db:5432'),
+    systemError('ECONNRESET', 'read ECONNRESET'),
+    new Error('Connection terminated unexpectedly'),
+  ])('says of a connection that broke what the server would have said: %s', (error) => {
+    expect(databaseError('claiming', drizzled(error)).message).toMatch(/The connection was lost: the server restarts/)
   })
 
   it('names the script of the grants for a missing right, unless it is one on something of the application', () => {

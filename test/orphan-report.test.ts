@@ -17,18 +17,24 @@ async function leaveOrphans(queue: string, owner: string): Promise<void> {
 }
 
 it.each([
-  { found: 'by the sweep', owner: 'dead#1', of: 'silent workers' },
-  { found: 'by a successor of its name', owner: 'worker#1', of: 'a dead process of this name' },
-])('a task that took its process down for the last time is reported as killed, $found', async ({ owner, of }) => {
-  await database.sql`delete from apalis.jobs`
-  const { queue, events, started } = work()
-  await leaveOrphans(queue.name, owner)
-  // The server of this run may be younger than the silence, and counts as its beginning.
-  const threshold = { keepAliveMs: 100, reenqueueOrphanedAfterMs: 1_000 }
-  await started(() => undefined, threshold)
-  expect(await events.next('task.killed')).toMatchObject({ level: 'error', id: taskId(1), attempt: 3 })
-  const swept = await events.next('orphan.swept')
-  expect([...swept.ids].toSorted()).toEqual([taskId(1), taskId(2), taskId(3)])
-  expect(swept.message).toContain(`returned 2 tasks of ${of} to the queue; gave up 1 whose last attempt that was`)
-  expect(await rowOf(database.sql, taskId(1))).toMatchObject({ status: 'Killed', attempts: 3 })
-})
+  { found: 'by the sweep', owner: 'dead#1', of: 'silent workers (dead#1)', charges: ', 1 charged an attempt' },
+  { found: 'by a successor of its name', owner: 'worker#1', of: 'a dead process of this name (worker#1)', charges: '' },
+])(
+  'a task that took its process down for the last time is reported as killed, $found',
+  async ({ owner, of, charges }) => {
+    await database.sql`delete from apalis.jobs`
+    const { queue, events, started } = work()
+    await leaveOrphans(queue.name, owner)
+    // The server of this run may be younger than the silence, and counts as its beginning.
+    const threshold = { keepAliveMs: 100, reenqueueOrphanedAfterMs: 1_000 }
+    await started(() => undefined, threshold)
+    expect(await events.next('task.killed')).toMatchObject({ level: 'error', id: taskId(1), attempt: 3 })
+    const swept = await events.next('orphan.swept')
+    expect([...swept.ids].toSorted()).toEqual([taskId(1), taskId(2), taskId(3)])
+    expect(swept.message).toContain(
+      `returned 2 tasks of ${of} to the queue${charges}; gave up 1 whose last attempt that was`,
+    )
+    expect(swept.from).toEqual([owner])
+    expect(await rowOf(database.sql, taskId(1))).toMatchObject({ status: 'Killed', attempts: 3 })
+  },
+)

@@ -56,6 +56,28 @@ async function storeWithStatus(n: number, status: Status, fields: { queue?: stri
 }
 
 describe('fetchById', () => {
+  it.each<[Status, unknown, string | null]>([
+    ['Failed', { Err: 'no answer' }, 'no answer'],
+    ['Killed', { Err: 'no answer' }, 'no answer'],
+    ['Running', { Err: 'of an earlier attempt' }, 'of an earlier attempt'],
+    ['Pending', { Err: 'of an earlier attempt' }, 'of an earlier attempt'],
+    ['Done', { Ok: { Err: 'a result' } }, null],
+    ['Failed', 'of a stranger', null],
+  ])('shows the last failure of a %s task whose result is %j, and lists it', async (status, result, error) => {
+    await storeWorker(database.sql, { id: 'mailer#1', queue })
+    await storeTask(database.sql, {
+      id: taskId(1),
+      queue: 'emails',
+      status,
+      attempts: 1,
+      doneAt: '-1 minute',
+      result,
+      lockBy: 'mailer#1',
+    })
+    expect(await fetchById(db(), emails, taskId(1))).toMatchObject({ status, error })
+    expect(await listTasks(db(), emails, { status })).toMatchObject([{ error }])
+  })
+
   it('finds a task with all that is known of it [READ-24] [READ-29]', async () => {
     await storeWorker(database.sql, { id: 'mailer#1', queue })
     await storeTask(database.sql, {
@@ -82,6 +104,7 @@ describe('fetchById', () => {
       lockBy: 'mailer#1',
       lockAt: row?.['lock_at'],
       doneAt: null,
+      error: null,
       metadata: { trace: 'abc' },
       idempotencyKey: 'order-1',
       payload: { ok: true, args: { to: 'a@example.com' } },

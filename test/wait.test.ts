@@ -255,7 +255,15 @@ describe('a wait', () => {
     await stored(one)
     const error = await caught(wait())
     expect(error).toBeInstanceOf(DOMException)
-    expect(error).toMatchObject({ name: 'TimeoutError', message: '1 task has not ended within 150 ms.' })
+    expect(error).toMatchObject({ name: 'TimeoutError', message: `1 task has not ended within 150 ms: ${one}.` })
+  })
+
+  it('names three of the tasks that have not ended in time', async () => {
+    for (const n of [1, 2, 3, 4]) await stored(taskId(n))
+    const error = await caught(all(storageOf().waitFor([1, 2, 3, 4].map(taskId), { timeoutMs: 10 })))
+    expect(error).toMatchObject({
+      message: `4 tasks have not ended within 10 ms: ${[1, 2, 3].map(taskId).join(', ')} and 1 more.`,
+    })
   })
 
   it('ends with the reason of its signal, before and after it has begun', async () => {

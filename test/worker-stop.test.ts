@@ -294,6 +294,8 @@ describe('stop', () => {
     await events.next('task.claimed')
     await worker.stop({ timeoutMs: 0 })
     expect(events.all.map(({ type }) => type).slice(-3)).toEqual(['task.overrun', 'task.deferred', 'worker.stopped'])
+    const { level, message } = events.all.at(-1)!
+    expect([level, message]).toEqual(['warn', expect.stringContaining('1 handler that ignored its signal still runs')])
     expect(await row(id)).toMatchObject({ status: 'Pending', attempts: 0 })
   })
 

@@ -561,11 +561,11 @@ describe('events', () => {
     expect(printed).toEqual([
       [
         'warn',
-        `apalis-drizzle task.failed: worker#1 (${queue.name}): attempt 1 of task ${id} failed: Error; its text is in last_result`,
+        `apalis-drizzle task.failed: worker#1 (${queue.name}): attempt 1 of task ${id} failed: Error; its text is in apalis.jobs.last_result, which StoredTask.error shows`,
       ],
       [
         'error',
-        `apalis-drizzle task.killed: worker#1 (${queue.name}): task ${id} is given up in attempt 2: Error; its text is in last_result`,
+        `apalis-drizzle task.killed: worker#1 (${queue.name}): task ${id} is given up in attempt 2: Error; its text is in apalis.jobs.last_result, which StoredTask.error shows`,
       ],
     ])
   })

@@ -14,7 +14,7 @@ import { heartbeat, type Heartbeat } from '../statements/heartbeat.js'
 import { SWEEP_LIMIT, sweep } from '../statements/sweep.js'
 import { databaseError } from '../vocabulary/database-error.js'
 import { WorkerNotRegisteredError } from '../vocabulary/errors.js'
-import type { Orphan } from '../vocabulary/orphan.js'
+import type { OwnedOrphan } from '../vocabulary/orphan.js'
 import type { ControlClient } from './control-client.js'
 import { within } from './deadlines.js'
 import type { Registration } from './registration.js'
@@ -27,7 +27,7 @@ type KeepAliveOperation = 'sending the heartbeat' | 'sweeping orphans'
 export interface KeepAliveHooks {
   /** @param sentAt - `performance.now()` before the request left. */
   onBeat(beat: Heartbeat, sentAt: number): void
-  onSwept(orphans: readonly Orphan[]): void
+  onSwept(orphans: readonly OwnedOrphan[]): void
   onFailure(operation: KeepAliveOperation, error: unknown): void
   onSuccess(operation: KeepAliveOperation): void
   /** @param refused - Whether the database has said so. Otherwise others may take over, and may not have done so yet. */

@@ -1,13 +1,16 @@
 /** What an operator reads about the end of a claim. */
 import { TaskAbortedError, type TaskId } from '../vocabulary/errors.js'
-import type { Orphan } from '../vocabulary/orphan.js'
+import type { OwnedOrphan } from '../vocabulary/orphan.js'
 import type { AckOutcome } from '../vocabulary/outcome.js'
 import type { AckAnswer } from './ack-group.js'
 import type { HeldClaim, LossReason } from './held-claim.js'
 import { inWords, type Report } from './report.js'
 
 /** The text of an application's error may quote a payload, so it does not stand in a message. */
-const WHERE_TO_READ = 'its text is in last_result'
+const WHERE_TO_READ = 'its text is in apalis.jobs.last_result, which StoredTask.error shows'
+
+/** Of dead workers in one message; the event has all. */
+const MAX_NAMES = 5
 
 export interface EndedClaim {
   readonly id: TaskId
@@ -85,13 +88,15 @@ export function reportWait(report: Report, running: number, leftMs: number): voi
 }
 
 /** @param owner - Whose tasks they were. */
-export function reportOrphans(report: Report, orphans: readonly Orphan[], owner: string): void {
+export function reportOrphans(report: Report, orphans: readonly OwnedOrphan[], owner: string): void {
   if (orphans.length === 0) return
   const killed = orphans.filter(({ status }) => status === 'Killed')
   const returned = orphans.length - killed.length
   const givenUp = killed.length === 0 ? '' : `; gave up ${killed.length} whose last attempt that was`
-  const message = `returned ${returned} ${returned === 1 ? 'task' : 'tasks'} of ${owner} to the queue${givenUp}`
-  report('warn', message, { type: 'orphan.swept', ids: orphans.map(({ id }) => id) })
+  const from = [...new Set(orphans.map((orphan) => orphan.from))].sort()
+  const tasks = `${returned} ${returned === 1 ? 'task' : 'tasks'} of ${owner} (${listed(from)})`
+  const message = `returned ${tasks} to the queue${charges(orphans)}${givenUp}`
+  report('warn', message, { type: 'orphan.swept', ids: orphans.map(({ id }) => id), from })
   for (const { id, attempts: attempt } of killed) {
     const cause = new Error('The worker died or fell silent while the task ran.')
     report('error', `task ${id} is given up: its worker died or fell silent during attempt ${attempt}, the last one`, {
@@ -101,4 +106,16 @@ export function reportOrphans(report: Report, orphans: readonly Orphan[], owner:
       cause,
     })
   }
+}
+
+/** How many of those that return have an attempt less, where that is known. */
+function charges(orphans: readonly OwnedOrphan[]): string {
+  if (orphans.some(({ charged }) => charged === undefined)) return ''
+  const returned = orphans.filter(({ status }) => status !== 'Killed')
+  return `, ${returned.filter(({ charged }) => charged).length} charged an attempt`
+}
+
+function listed(names: readonly string[]): string {
+  const shown = names.slice(0, MAX_NAMES).join(', ')
+  return names.length > MAX_NAMES ? `${shown} and ${names.length - MAX_NAMES} more` : shown
 }

@@ -10,14 +10,14 @@ import { namesInUse, register, release, type NameInUse } from '../statements/reg
 import { databaseError } from '../vocabulary/database-error.js'
 import type { Db } from '../vocabulary/db.js'
 import { AlreadyRegisteredError } from '../vocabulary/errors.js'
-import type { Orphan } from '../vocabulary/orphan.js'
+import type { OwnedOrphan } from '../vocabulary/orphan.js'
 
 export interface Registration {
   readonly queue: string
   readonly worker: string
   readonly leaseToken: string
   /** Tasks of a dead process of the same name, which are back in the queue now. */
-  readonly takenBack: readonly Orphan[]
+  readonly takenBack: readonly OwnedOrphan[]
 }
 
 export interface RegistrationRequest {
@@ -47,7 +47,8 @@ export async function registerWorker(db: Db, request: RegistrationRequest): Prom
   try {
     for (const worker of await candidates(db, request)) {
       const takenBack = await register(db, { ...request, worker, storageName: 'DrizzleStorage' })
-      if (takenBack !== undefined) return { queue, worker, leaseToken, takenBack }
+      if (takenBack === undefined) continue
+      return { queue, worker, leaseToken, takenBack: takenBack.map((orphan) => ({ ...orphan, from: worker })) }
     }
   } catch (error) {
     throw databaseError(`registering as ${name} in queue ${queue}`, error)

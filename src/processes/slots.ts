@@ -19,6 +19,11 @@ export class Slots {
     return Math.max(this.#size - this.#taken, 0)
   }
 
+  /** How many handlers run. */
+  get taken(): number {
+    return this.#taken
+  }
+
   /** How many handlers have started or ended so far, to tell whether anything happened between two looks. */
   get changes(): number {
     return this.#changes

@@ -24,8 +24,12 @@ const MAX_FAILURES = 3
 /** Drivers may wait without limit, for a free connection or for the answer of a dead one. */
 const ANSWER_MS = 30_000
 
+/** In the message of a timeout. */
+const SHOWN_IDS = 3
+
 const OPERATION = 'waiting for tasks'
-const NOT_STORED = 'It was deleted, or the transaction that pushes it has not committed: wait after the commit.'
+const NOT_STORED =
+  'It was deleted, or the transaction that pushes it has not committed: wait after the commit. Or the id is mistyped, or of another database.'
 const DONE = { done: true, value: undefined } as const
 
 type Ended<Result> = IteratorResult<TaskResult<Result>, undefined>
@@ -162,7 +166,7 @@ class Wait<Result> implements AsyncIterator<TaskResult<Result>, undefined> {
     let timer: ReturnType<typeof setTimeout> | undefined
     if (timeoutMs !== undefined) {
       this.#endsAt ??= performance.now() + timeoutMs
-      timer = setTimeout(() => abort(timeoutError(this.#pending.size, timeoutMs)), this.#endsAt - performance.now())
+      timer = setTimeout(() => abort(timeoutError(this.#pending, timeoutMs)), this.#endsAt - performance.now())
     }
     return () => {
       signal?.removeEventListener('abort', onAbort)
@@ -254,7 +258,9 @@ async function found<Result>(definition: QueueDefinition<unknown, Result>, row: 
 }
 
 /** As `AbortSignal.timeout` has it. */
-function timeoutError(pending: number, timeoutMs: number): DOMException {
-  const tasks = pending === 1 ? '1 task has' : `${pending} tasks have`
-  return new DOMException(`${tasks} not ended within ${timeoutMs} ms.`, 'TimeoutError')
+function timeoutError(pending: ReadonlySet<TaskId>, timeoutMs: number): DOMException {
+  const tasks = pending.size === 1 ? '1 task has' : `${pending.size} tasks have`
+  const more = pending.size > SHOWN_IDS ? ` and ${pending.size - SHOWN_IDS} more` : ''
+  const ids = [...pending].slice(0, SHOWN_IDS).join(', ')
+  return new DOMException(`${tasks} not ended within ${timeoutMs} ms: ${ids}${more}.`, 'TimeoutError')
 }

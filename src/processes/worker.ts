@@ -324,8 +324,20 @@ export class QueueWorker<Args, Result> implements Runnable {
       if (!registers) await released
     }
     this.#state = 'stopped'
-    if (control !== undefined) this.#report('info', 'stopped', { type: 'worker.stopped' })
+    if (control !== undefined) this.#reportStopped()
     this.#resolveStopped()
+  }
+
+  /** Handlers that ignored their signal cannot be ended, and whatever they wait for keeps the process alive. */
+  #reportStopped(): void {
+    const { taken } = this.#slots
+    const handlers =
+      taken === 1
+        ? '1 handler that ignored its signal still runs'
+        : `${taken} handlers that ignored their signals still run`
+    const message =
+      taken === 0 ? 'stopped' : `stopped, but ${handlers} and may keep the process alive; task.overrun told of each`
+    this.#report(taken === 0 ? 'info' : 'warn', message, { type: 'worker.stopped' })
   }
 
   /** Not for longer than the database is given for the last acknowledgements. */

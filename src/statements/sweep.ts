@@ -5,7 +5,7 @@ import { announced } from '../vocabulary/announce.js'
 import { guard, owned } from '../vocabulary/claimable.js'
 import { prepared, type Db } from '../vocabulary/db.js'
 import type { TaskId } from '../vocabulary/errors.js'
-import { orphanReturned, type Orphan } from '../vocabulary/orphan.js'
+import { orphanReturned, type OwnedOrphan } from '../vocabulary/orphan.js'
 
 /** At most so many tasks a call; a worker sweeps again while a call finds as many. */
 export const SWEEP_LIMIT = 1_000
@@ -20,9 +20,9 @@ export const SWEEP_LIMIT = 1_000
  *
  * @returns The tasks taken back.
  */
-export async function sweep(db: Db, queue: string, thresholdMs: number): Promise<Orphan[]> {
+export async function sweep(db: Db, queue: string, thresholdMs: number): Promise<OwnedOrphan[]> {
   const rows = await prepared(db, sweepStatement).execute({ queue, thresholdMs })
-  return rows.map(({ id, status, attempts }) => ({ id, status, attempts }))
+  return rows.map(({ id, status, attempts, from, charged }) => ({ id, status, attempts, from, charged }))
 }
 
 function sweepStatement(db: Db) {
@@ -47,7 +47,11 @@ function sweepStatement(db: Db) {
   )
   const orphan = db.$with('orphan').as(
     db
-      .select({ id: task.id })
+      .select({
+        id: task.id,
+        from: task.lockBy,
+        wasRunning: sql<boolean>`${task.status} = 'Running'`.as('was_running'),
+      })
       .from(task)
       .innerJoin(dead, eq(task.lockBy, dead.id))
       .where(and(eq(task.jobType, queue), owned(task)))
@@ -60,7 +64,15 @@ function sweepStatement(db: Db) {
     .set(orphanReturned())
     .from(orphan)
     .where(and(eq(jobs.id, orphan.id), guard(owned())))
-    .returning({ id: sql<TaskId>`${jobs.id}`, status: sql<string>`${jobs.status}`, attempts: jobs.attempts, announced })
+    .returning({
+      id: sql<TaskId>`${jobs.id}`,
+      status: sql<string>`${jobs.status}`,
+      attempts: jobs.attempts,
+      // Of the row as it is now there is no owner left.
+      from: sql<string>`${orphan.from}`,
+      charged: sql<boolean>`${orphan.wasRunning}`,
+      announced,
+    })
 }
 
 /** After a restart of the server every heartbeat is old although the workers live: silence counts from the restart at the earliest. */

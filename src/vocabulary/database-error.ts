@@ -138,17 +138,34 @@ export function databaseHint(
 function connectionHint(error: unknown, server: ServerError | undefined): string | undefined {
   if (server === undefined) {
     if (isEndedClient(error)) return 'The client was closed before; close it after the last call and the last worker.'
-    return isRefusedConnection(error) ? 'Check the address, and that the server is running.' : undefined
+    if (isRefusedConnection(error)) return 'Check the address, and that the server is running.'
+    return isBrokenConnection(error) ? CONNECTION_LOST : undefined
   }
+  if (/^(08|57P0)/.test(server.code)) return CONNECTION_LOST
+  if (server.code === '53300') return TOO_MANY_CONNECTIONS
   if (server.code === '40001') return 'Run the transaction again, as its isolation level requires.'
   if (server.code === '23505' && server.constraint === 'jobs_pkey') {
     return 'A task with this id is stored already: look it up with fetchById. A repeated idempotencyKey, unlike an id, leaves a transaction usable.'
   }
   if (server.code === '55P03') {
-    return 'Nothing was stored. Another session holds a lock: pg_blocking_pids(pid) in pg_stat_activity says which.'
+    return 'Nothing was stored. Another session holds a lock: pg_blocking_pids(pid) in pg_stat_activity says which, as docs/operations.md shows.'
   }
   if (server.code === INSUFFICIENT_PRIVILEGE && OUR_OBJECTS.test(server.message)) return MISSING_RIGHT
   return /^(28|3D)/.test(server.code) ? 'Check user, password and name of the database.' : undefined
+}
+
+const CONNECTION_LOST = 'The connection was lost: the server restarts or has ended it, or the network is broken.'
+const TOO_MANY_CONNECTIONS =
+  'Each process needs its pool and 4 connections per db for its workers; see Connections in docs/operations.md.'
+
+/** CONNECTION_CLOSED and CONNECTION_DESTROYED are codes of postgres.js; node-postgres has messages only. */
+function isBrokenConnection(error: unknown): boolean {
+  return causes(error).some(
+    (link) =>
+      ['CONNECTION_CLOSED', 'CONNECTION_DESTROYED', 'ECONNRESET', 'EPIPE'].includes(
+        String((link as { code?: unknown }).code),
+      ) || /^Connection terminated/.test(link.message),
+  )
 }
 
 export const INSUFFICIENT_PRIVILEGE = '42501'

@@ -282,7 +282,7 @@ export class AlreadyRegisteredError extends ApalisError {
 }
 
 const ALREADY_REGISTERED =
-  'or being registered, by another process. Give each process its own name, leave out the number ("name" instead of "name#1") to get the next free one, or wait until its heartbeat is older than reenqueueOrphanedAfterMs.'
+  'or being registered, by another process, which may be dead: then the name is free reenqueueOrphanedAfterMs after its last heartbeat, so let the supervisor try again. Give each process its own name, or leave out the number ("name" instead of "name#1") to get the next free one at once.'
 
 /** `WORKER_NOT_REGISTERED`: the worker's registration is missing, or it is gone or was taken over. */
 export class WorkerNotRegisteredError extends ApalisError {

@@ -19,7 +19,7 @@ export type WorkerEventBody =
   | { readonly type: 'listener.down' | 'heartbeat.lost'; readonly cause: unknown }
   | { readonly type: 'worker.error'; readonly operation: string; readonly cause: unknown }
   | { readonly type: 'worker.recovered'; readonly operation: string; readonly failures: number }
-  | { readonly type: 'orphan.swept'; readonly ids: readonly TaskId[] }
+  | { readonly type: 'orphan.swept'; readonly ids: readonly TaskId[]; readonly from: readonly string[] }
   | { readonly type: 'tasks.pruned'; readonly status: PrunableStatus; readonly count: number }
   | {
       readonly type: 'task.claimed' | 'task.done' | 'task.deferred' | 'task.stale' | 'task.overrun'

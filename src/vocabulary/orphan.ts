@@ -12,6 +12,13 @@ export interface Orphan {
   readonly attempts: number
 }
 
+export interface OwnedOrphan extends Orphan {
+  /** The worker that it was taken from. */
+  readonly from: string
+  /** Whether that charged an attempt; a registration does not tell. */
+  readonly charged?: boolean
+}
+
 /** The exact text that the Rust crates write too, so that dashboards recognise it. */
 const MARKER = sql`'{"Err": "Re-enqueued due to worker heartbeat timeout."}'::jsonb`
 

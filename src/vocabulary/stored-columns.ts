@@ -1,4 +1,4 @@
-import { sql } from 'drizzle-orm'
+import { sql, type SQL } from 'drizzle-orm'
 import { jobs } from '../schema.js'
 import { microseconds } from './cursor.js'
 
@@ -20,6 +20,12 @@ export const STORED_COLUMNS = {
   lockBy: jobs.lockBy,
   lockAt: jobs.lockAt,
   doneAt: jobs.doneAt,
+  error: sql<string | null>`${lastError()}`.as('error'),
   runAtUs: microseconds(jobs.runAt).as('run_at_us'),
   doneAtUs: sql<string | null>`${microseconds(jobs.doneAt)}`.as('done_at_us'),
+}
+
+/** Of a Done task it is none, and its result, which may be large, is not looked at. */
+function lastError(): SQL {
+  return sql`case when ${jobs.status} <> 'Done' then pg_catalog.jsonb_extract_path_text(${jobs.lastResult}, 'Err') end`
 }

@@ -14,6 +14,8 @@ export interface StoredTask<Args> extends TaskFields {
   readonly lockAt: Date | null
   /** When it last ended; `null` while it waits for its first end or was claimed again. */
   readonly doneAt: Date | null
+  /** The text of its last failure, also while it waits for its next attempt or runs again; `null` if there was none, and once it is Done. */
+  readonly error: string | null
   /** The payload, or why it cannot be read. */
   readonly payload: { readonly ok: true; readonly args: Args } | { readonly ok: false; readonly error: AnyApalisError }
   /** The task's place in the lists of its status: as `after` of a filter it lists what comes behind it. */
@@ -26,6 +28,7 @@ export interface StoredRow extends TaskRow {
   readonly lockBy: string | null
   readonly lockAt: Date | null
   readonly doneAt: Date | null
+  readonly error: string | null
   readonly runAtUs: string
   readonly doneAtUs: string | null
 }
@@ -41,6 +44,7 @@ export async function storedTask<Args>(row: StoredRow, read: ReadPayload<Args>):
     lockBy: row.lockBy,
     lockAt: row.lockAt,
     doneAt: row.doneAt,
+    error: row.error,
     payload: error === undefined ? await readPayload(fields.id, row, read) : { ok: false, error },
     cursor: formatCursor({ ...row, status: fields.status }),
   }
