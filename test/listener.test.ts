@@ -12,6 +12,7 @@ import { CANCEL_CHANNEL, CHANNEL } from '../src/vocabulary/notification.js'
 import { useDatabase } from './support/database.js'
 import { startProxy } from './support/proxy.js'
 import { until } from './support/until.js'
+import { gate } from './support/workers.js'
 
 const database = useDatabase()
 const FAST: ListenerTimes = {
@@ -216,6 +217,33 @@ describe('who comes and goes', () => {
     await expect.poll(listeningSessions).toEqual([])
   })
 
+  it('one that comes while a run ends is not told that the next is up', async () => {
+    const closing = gate()
+    const closed = gate()
+    let pong: () => void = () => undefined
+    const runs: unknown[] = []
+    const listener = new Listener(([channel, , pingChannel], _signal, { onNotification }) => {
+      if (channel === undefined) {
+        const execute = () => Promise.resolve(pong())
+        return Promise.resolve({ execute, close: () => (closing.open(), closed.opened) })
+      }
+      runs.push(channel)
+      // The second run stays connecting.
+      if (runs.length > 1) return new Promise(() => undefined)
+      pong = () => onNotification(pingChannel!, '')
+      return Promise.resolve({ execute: () => Promise.resolve(), close: () => Promise.resolve() })
+    }, FAST)
+    const [first, second] = [subscriber('mail'), subscriber('mail')]
+    const leave = listener.subscribe(first)
+    await closing.opened
+    const left = leave()
+    listener.subscribe(second)
+    closed.open()
+    await left
+    expect(runs).toHaveLength(2)
+    expect(second.told).toEqual([])
+  })
+
   it.each(['postgres.js', 'node-postgres'])(
     'leaving does not wait for a %s connection that is dead',
     async (driver) => {
@@ -304,6 +332,18 @@ describe('healing', () => {
     await expect.poll(() => attempts.length, { interval: 5 }).toBeGreaterThanOrEqual(4)
     // 20, 40 and 80 ms, less half for the jitter.
     expect(attempts[3]! - attempts[0]!).toBeGreaterThanOrEqual(70)
+  })
+
+  it('says of each address of a host why it did not answer', async () => {
+    const refused = ['::1', '127.0.0.1'].map((address) => new Error(`connect ECONNREFUSED ${address}:5432`))
+    const listener = new Listener(() => Promise.reject(new AggregateError(refused)), FAST)
+    endings.push(() => listener.close())
+    const mail = subscriber('mail')
+    listener.subscribe(mail)
+    await mail.next('down')
+    expect(String(mail.causes[0])).toContain(
+      'off: connect ECONNREFUSED ::1:5432; connect ECONNREFUSED 127.0.0.1:5432. Tasks',
+    )
   })
 
   it('goes on trying when the very first attempt fails, and says so once', async () => {

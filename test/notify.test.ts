@@ -119,6 +119,14 @@ describe('a push of a storage', () => {
     expect(await announced(loud)).toHaveLength(25)
     expect(await announced(silent)).toEqual([])
   })
+
+  it("never shares an announcement with a queue of 'never', however many push at once", async () => {
+    const [loud, silent] = [newQueue(), newQueue('never')]
+    const storages = [loud, silent].map((queue) => new PostgresStorage(database.db, queue))
+    await Promise.all(Array.from({ length: 40 }, (_, n) => storages[n % 2]!.push(n)))
+    expect((await announced(loud)).flat()).toHaveLength(20)
+    expect(await announced(silent)).toEqual([])
+  })
 })
 
 describe('the limit', () => {

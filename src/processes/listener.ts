@@ -11,6 +11,7 @@
  */
 import { InvalidArgumentError, NotifyListenerError } from '../vocabulary/errors.js'
 import { CANCEL_CHANNEL, CHANNEL, parseCancellation, parseNotification } from '../vocabulary/notification.js'
+import { databaseError } from '../vocabulary/database-error.js'
 import { database, primary, type PgDb } from '../vocabulary/db.js'
 import { newNotifyListener, type NotifyListener } from '../vocabulary/notify-listener.js'
 import { pause, unlessAborted } from './abort.js'
@@ -125,6 +126,8 @@ export class Listener {
         onClosed: (cause) => over.abort(cause),
       })
       await this.#hearOthers(over)
+      // Closing that other session takes a moment, in which the run may have ended.
+      over.signal.throwIfAborted()
       clearTimeout(late)
       onUp()
       this.#up()
@@ -191,8 +194,9 @@ export class Listener {
   #down(cause: unknown): void {
     const wasKnown = this.#lastFailure !== undefined
     this.#state = 'connecting'
-    const message = cause instanceof Error ? cause.message : 'the connection failed'
-    this.#lastFailure = new NotifyListenerError(message, { cause })
+    const failure = databaseError('listening for notifications', cause)
+    const { message } = failure.cause instanceof Error ? failure.cause : failure
+    this.#lastFailure = new NotifyListenerError(message, { cause: failure })
     if (wasKnown) return
     for (const subscriber of this.#subscribers) subscriber.onDown(this.#lastFailure)
   }

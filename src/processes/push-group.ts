@@ -3,7 +3,8 @@
  *
  * Concurrent pushes of single tasks share one INSERT while another is under way: under load one commit carries hundreds.
  * Only tasks without a key and with an id made here are grouped, because an insert with a key may wait for another
- * session's transaction, and a chosen id may exist already; neither must hold up or fail its neighbours.
+ * session's transaction, and a chosen id may exist already; neither must hold up or fail its neighbours. Tasks of queues
+ * that are never announced are grouped among themselves.
  *
  * Each promise gets its own outcome: stored, refused, or, when an answer was lost and could not be looked up, unknown.
  */
@@ -11,6 +12,7 @@ import { encodeBatch, isKeyed, refuseRepeatedIds, weight } from '../vocabulary/b
 import { refusesRow } from '../vocabulary/database-error.js'
 import type { Db } from '../vocabulary/db.js'
 import { isApalisError, PoolError, type TaskId } from '../vocabulary/errors.js'
+import { announcesOutsideTx } from '../vocabulary/notify-limit.js'
 import { encodeTask, type EncodedTask, type Task } from '../vocabulary/task.js'
 import { within } from './deadlines.js'
 import { OPERATION, storeTasks, unknownOutcome } from './store-tasks.js'
@@ -107,7 +109,11 @@ export class PushGroup {
   #nextGroup(): Entry[] {
     const group: Entry[] = []
     let bytes = 0
+    let announced: boolean | undefined
     for (const entry of this.#waiting) {
+      // A statement announces all of its tasks or none, and a queue may want never to be announced.
+      announced ??= announcesOutsideTx([entry.task])
+      if (announcesOutsideTx([entry.task]) !== announced) continue
       bytes += weight(entry.task)
       if (group.length === MAX_ROWS || (group.length > 0 && bytes > MAX_BYTES)) break
       this.#waiting.delete(entry)

@@ -51,6 +51,7 @@ export interface QueueOptions<Args, Result, Input> {
    * a second per process, after a burst of 20. PostgreSQL lets one notifying transaction commit at a time, so a busy
    * producer should not announce each task; workers find the others by polling, within half of the transaction's age and
    * five seconds at most. Pushes outside of transactions always announce themselves, except with `'never'`.
+   * A `pushTasksWithTx` of several queues is announced as a whole, as soon as one of them may be.
    * Default: `{ maxPerSecond: 20 }`.
    */
   notify?: 'always' | 'never' | { maxPerSecond: number } | undefined
