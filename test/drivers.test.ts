@@ -246,7 +246,7 @@ describe.each([
   it('wakes an idle worker for a task that is committed, and for one that becomes due', async () => {
     const events = recordEvents()
     // So rarely that no poll can be what finds a task.
-    const storage = new PostgresStorage(db, queue, { pollIntervalMs: 600_000, onEvent: events.onEvent })
+    const storage = new PostgresStorage(db, queue, { pollIntervalMs: () => 600_000, onEvent: events.onEvent })
     const worker = storage.worker(() => ({ sent_to: 'ada' }))
     await worker.start()
     await events.next('listener.up')

@@ -17,7 +17,7 @@ const work = useWorkers(() => database.db)
 const FAST = { openTimeoutMs: 500, pingIntervalMs: 50, pingTimeoutMs: 300, firstRetryMs: 10, maxRetryMs: 50 }
 const TEN_MINUTES = 600_000
 /** So rare that a poll cannot be what found a task. */
-const NO_POLLS = { pollIntervalMs: TEN_MINUTES }
+const NO_POLLS = { pollIntervalMs: () => TEN_MINUTES }
 
 afterEach(() => {
   vi.useRealTimers()

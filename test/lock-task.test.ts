@@ -403,6 +403,21 @@ describe('admin.lockTask', () => {
     expect(await row()).toMatchObject({ status: 'Done', attempts: 1, last_result: { Ok: 'sent' } })
   })
 
+  it('goes by the time of the call, however long its transaction has been open', async () => {
+    await stored()
+    await database.db.transaction(async (tx) => {
+      // Longer than the shortest threshold, with which the name would be silent before it was registered.
+      await tx.execute('select pg_sleep(1.1)')
+      await admin(tx).registerWorker(queue, worker)
+      await admin(tx).lockTask(id, worker)
+      await tx.execute('create table began as select now() as at')
+    })
+    const [late] = await database.sql`
+      select last_seen >= at + interval '1.1 seconds' as registered, lock_at >= date_trunc('second', at + interval '1.1 seconds') as locked
+      from began, apalis.jobs join apalis.workers on workers.id = lock_by where jobs.id = ${id}`
+    expect(late).toEqual({ registered: true, locked: true })
+  })
+
   it('returns a task that it cannot read, uncharged', async () => {
     await stored({ job: 'of another codec' })
     expect(await caught(admin(database.db).lockTask(id, worker))).toBeInstanceOf(DecodeError)

@@ -40,7 +40,7 @@ it('a listener of its own to the database itself brings wake-ups', async () => {
   const db = await pooledDb()
   const listener = createNotifyListener(database.db)
   const { events, queue, started } = work<number>({}, db)
-  const worker = await started(() => undefined, { listen: listener, pollIntervalMs: TEN_MINUTES })
+  const worker = await started(() => undefined, { listen: listener, pollIntervalMs: () => TEN_MINUTES })
   await events.next('listener.up')
   const id = await db.transaction((tx) => pushTaskWithTx(tx, queue.task(1)))
   expect((await events.next('task.done')).id).toBe(id)

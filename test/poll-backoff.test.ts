@@ -23,9 +23,10 @@ describe('the wait between two looks at the queue', () => {
     expect(waits(100, nothing(20), true).at(-1)).toBe(5_000)
   })
 
-  it('never shrinks below an interval that is longer than that [NEXT-43]', () => {
-    expect(waits(30_000, nothing(3))).toEqual([30_000, 30_000, 30_000])
-    expect(waits(30_000, nothing(3), true)).toEqual([30_000, 30_000, 30_000])
+  it('never shrinks below an interval that is longer than that, and is five seconds at most [NEXT-43]', () => {
+    expect(waits(4_000, nothing(3))).toEqual([4_000, 4_000, 4_000])
+    expect(waits(4_000, nothing(3), true)).toEqual([5_000, 5_000, 5_000])
+    expect(waits(5_000, nothing(3), true)).toEqual([5_000, 5_000, 5_000])
   })
 
   it('is short after work, and grows again from there, for as long as the worker runs [NEXT-43]', () => {

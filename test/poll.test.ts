@@ -84,7 +84,7 @@ describe('poll', () => {
   })
 
   it('waits for a task that is pushed later, and is woken for it', async () => {
-    const { storage, events } = polled({ pollIntervalMs: 600_000 })
+    const { storage, events } = polled({ pollIntervalMs: () => 600_000 })
     const loop = storage.poll({ worker: 'mine' })[Symbol.asyncIterator]()
     const next = loop.next()
     await events.next('listener.up')
@@ -264,7 +264,7 @@ describe('poll: when the loop ends', () => {
   })
 
   it('hears of no more tasks; another loop over the queue still does [SHARED-07]', async () => {
-    const { storage, events } = polled({ pollIntervalMs: 600_000 })
+    const { storage, events } = polled({ pollIntervalMs: () => 600_000 })
     const ending = storage.poll({ worker: 'ending' })[Symbol.asyncIterator]()
     const staying = storage.poll({ worker: 'staying' })[Symbol.asyncIterator]()
     const nexts = [ending.next(), staying.next()] as const

@@ -50,6 +50,8 @@ describe('workerSettings', () => {
     [{ bufferSize: 1.5 }, 'bufferSize'],
     [{ pollIntervalMs: 0 }, 'pollIntervalMs'],
     [{ pollIntervalMs: Number.NaN }, 'pollIntervalMs'],
+    [{ pollIntervalMs: 5_001 }, 'pollIntervalMs'],
+    [{ onEvent: 'console' as unknown as () => void }, 'onEvent'],
     [{ listen: 'yes' as unknown as boolean }, 'listen'],
     [{ retention: 7 as unknown as object }, 'retention'],
     [{ retention: { doneMs: -1 } }, 'retention.doneMs'],
@@ -58,6 +60,7 @@ describe('workerSettings', () => {
     [{ concurrency: 0 }, 'concurrency'],
     [{ concurrency: '4' as unknown as number }, 'concurrency'],
     [{ stopTimeoutMs: -1 }, 'stopTimeoutMs'],
+    [{ stopTimeoutMs: 86_400_001 }, 'stopTimeoutMs'],
     [{ stopTimeoutMs: Number.POSITIVE_INFINITY }, 'stopTimeoutMs'],
     [{ name: '' }, 'name'],
     [{ name: 'x'.repeat(256) }, 'name'],
@@ -69,6 +72,7 @@ describe('workerSettings', () => {
   it('refuses a wrong config where the storage is made', () => {
     expect(argumentRefusedBy(() => checkStorageConfig({ keepAliveMs: 300_000 }))).toBe('keepAliveMs')
     expect(() => checkStorageConfig({ keepAliveMs: 299_999, pollIntervalMs: () => 5 })).not.toThrow()
+    expect(argumentRefusedBy(() => checkStorageConfig({ onEvent: {} as () => void }))).toBe('onEvent')
     expect(() => checkStorageConfig({ retention: { doneMs: 60_000, killedMs: undefined } })).not.toThrow()
   })
 })

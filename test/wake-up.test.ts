@@ -12,7 +12,7 @@ async function idleWorker(config: StorageConfig = {}) {
   const events = recordEvents()
   const queue = defineQueue<{ n: number }>(`q${crypto.randomUUID()}`)
   const storage = new PostgresStorage(database.db, queue, {
-    pollIntervalMs: 600_000,
+    pollIntervalMs: () => 600_000,
     onEvent: events.onEvent,
     ...config,
   })
@@ -47,7 +47,7 @@ describe('a worker that is idle', () => {
   it('hears of a retry and of a task that another worker hands back', async () => {
     const events = recordEvents()
     const queue = defineQueue<{ n: number }>('handed-back', { retry: { baseMs: 50 } })
-    const config = { pollIntervalMs: 600_000, onEvent: events.onEvent }
+    const config = { pollIntervalMs: () => 600_000, onEvent: events.onEvent }
     const storage = new PostgresStorage(database.db, queue, config)
     let runs = 0
     const worker = storage.worker(() => {
@@ -100,7 +100,7 @@ describe('what makes a task claimable again announces it', () => {
     const queue = defineQueue<{ n: number }>('handed-over')
     const waiting = recordEvents()
     const leaving = recordEvents()
-    const storage = new PostgresStorage(database.db, queue, { pollIntervalMs: 600_000 })
+    const storage = new PostgresStorage(database.db, queue, { pollIntervalMs: () => 600_000 })
     const first = storage.worker(
       (_, { signal }) => new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(new Error()))),
       { onEvent: leaving.onEvent, concurrency: 1 },

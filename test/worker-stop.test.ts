@@ -7,6 +7,7 @@ import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { DEADLINES } from '../src/processes/deadlines.js'
+import { caught } from './support/caught.js'
 import { useDatabase } from './support/database.js'
 import { startProgram } from './support/program.js'
 import { hold, waitingFor } from './support/held.js'
@@ -216,7 +217,7 @@ describe('stop', () => {
       return ends.opened
     }, lively)
     await events.next('task.claimed')
-    const stopping = worker.stop({ timeoutMs: Number.POSITIVE_INFINITY })
+    const stopping = worker.stop({ timeoutMs: 86_400_000 })
     await nextHeartbeat(worker)
     await nextHeartbeat(worker)
     expect(signal?.aborted).toBe(false)
@@ -226,6 +227,17 @@ describe('stop', () => {
     expect(await row(id)).toMatchObject({ status: 'Done' })
     expect(events.all.map(({ type }) => type).slice(-2)).toEqual(['task.done', 'worker.stopped'])
   })
+
+  it.each([Number.NaN, -1, 0.5, 86_400_001, Number.POSITIVE_INFINITY])(
+    'goes on when it is told to stop within %s ms',
+    async (timeoutMs) => {
+      const { storage, events, started } = work<number>()
+      const worker = await started(idle)
+      expect(await caught(worker.stop({ timeoutMs }))).toMatchObject({ argument: 'timeoutMs' })
+      await storage.push(1)
+      await events.next('task.done')
+    },
+  )
 
   it('says so when handlers still run a second later', async () => {
     const { storage, events, started } = work<number>()

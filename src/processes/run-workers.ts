@@ -25,8 +25,10 @@ export interface Worker extends AsyncDisposable {
   start(): Promise<void>
   /**
    * Claims nothing more, hands unstarted tasks back uncharged, waits for running handlers, and releases the name. What
-   * still runs after `timeoutMs` (default `stopTimeoutMs`) is aborted and returns uncharged. Never rejects; every call
-   * gets the same promise.
+   * still runs after `timeoutMs` (default `stopTimeoutMs`) is aborted and returns uncharged. Every call gets the same
+   * promise, and it never rejects but for a wrong `timeoutMs`.
+   *
+   * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a `timeoutMs` that is no whole number from 0 to a day; then it goes on.
    */
   stop(options?: { timeoutMs?: number | undefined }): Promise<void>
   /** Starts, runs until `signal` aborts (or, with `untilIdle`, until no task is due and none runs), and stops. */

@@ -16,7 +16,13 @@ import { InvalidArgumentError } from '../vocabulary/errors.js'
 import type { WorkerEvent } from '../vocabulary/events.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
 import { retentionAges } from '../vocabulary/retention.js'
-import { workerSettings, type StorageConfig, type WorkerOptions, type WorkerSettings } from '../vocabulary/settings.js'
+import {
+  checkStopTimeout,
+  workerSettings,
+  type StorageConfig,
+  type WorkerOptions,
+  type WorkerSettings,
+} from '../vocabulary/settings.js'
 import { openControlClient, type ControlClient } from './control-client.js'
 import { DEADLINES, within, type Deadlines } from './deadlines.js'
 import { endedHere } from './ended-here.js'
@@ -35,8 +41,6 @@ import { Wakeup } from './wakeup.js'
 
 const FIRST_REGISTER_BACKOFF_MS = 100
 const MAX_REGISTER_BACKOFF_MS = 30_000
-/** Timers take no more than 2^31 - 1 ms; a day is for ever. */
-const MAX_STOP_TIMEOUT_MS = 86_400_000
 
 export class QueueWorker<Args, Result> implements Runnable {
   readonly queue: string
@@ -108,7 +112,12 @@ export class QueueWorker<Args, Result> implements Runnable {
   }
 
   stop({ timeoutMs = this.#settings.stopTimeoutMs }: { timeoutMs?: number | undefined } = {}): Promise<void> {
-    return (this.#stopping ??= this.#stop(Math.min(timeoutMs, MAX_STOP_TIMEOUT_MS)))
+    try {
+      checkStopTimeout('timeoutMs', timeoutMs)
+    } catch (error) {
+      return Promise.reject(error as InvalidArgumentError)
+    }
+    return (this.#stopping ??= this.#stop(timeoutMs))
   }
 
   /**

@@ -17,6 +17,9 @@ export interface LockRequest {
   readonly again: boolean
 }
 
+/** Of the statement and not of the transaction, which may be one of the application that began long ago. */
+const now = sql`statement_timestamp()`
+
 export interface LockedRow extends ClaimedRow {
   readonly queue: string
 }
@@ -33,7 +36,7 @@ export async function lockTasks(db: Db, request: LockRequest): Promise<LockedRow
 }
 
 function lockStatement(db: Db) {
-  const lockAt = sql`date_trunc('second', now())`
+  const lockAt = sql`date_trunc('second', ${now})`
   return (
     db
       .update(jobs)
@@ -59,7 +62,7 @@ function listedTasks(): SQL {
     select ${jobs.id} from ${jobs}
     join ${workers} on ${workers.id} = ${sql.placeholder('worker')} and ${workers.workerType} = ${jobs.jobType}
     where ${jobs.id} = any (${sql.placeholder('ids')}::text[])
-      and ${guard(inQueue, free, sql`${jobs.runAt} <= now()`)} and ${registered()}
+      and ${guard(inQueue, free, sql`${jobs.runAt} <= ${now}`)} and ${registered()}
     order by ${jobs.priority} desc, ${jobs.runAt}, ${jobs.id} for update of ${sql.raw('jobs')} skip locked`
 }
 
@@ -69,5 +72,5 @@ function own(): SQL {
 
 function registered(): SQL {
   return sql`${workers.leaseToken} is null
-      and ${workers.lastSeen} > now() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms'`
+      and ${workers.lastSeen} > ${now} - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms'`
 }

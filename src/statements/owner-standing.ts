@@ -37,7 +37,7 @@ function standingStatement(db: Db) {
       standing: sql<OwnerStanding['standing']>`case
         when ${workers.id} is null then 'missing'
         when ${workers.leaseToken} is not null then 'worker'
-        when ${workers.lastSeen} <= now() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms' then 'silent'
+        when ${workers.lastSeen} <= statement_timestamp() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms' then 'silent'
         else 'registered' end`,
     })
     .from(asked)

@@ -22,8 +22,9 @@ function registerStatement(db: Db) {
           workerType: sql<string>`${queue}::text`.as('worker_type'),
           storageName: sql<string>`'DrizzleStorage'`.as('storage_name'),
           layers: sql<string>`''`.as('layers'),
-          lastSeen: sql<Date>`now()`.as('last_seen'),
-          startedAt: sql<Date>`now()`.as('started_at'),
+          // Not of the transaction, which may be one of the application that began long ago.
+          lastSeen: sql<Date>`statement_timestamp()`.as('last_seen'),
+          startedAt: sql<Date>`statement_timestamp()`.as('started_at'),
           leaseToken: sql<string | null>`null::text`.as('lease_token'),
         })
         .from(sql`(select pg_advisory_xact_lock(hashtext(${name}), hashtext(${queue}))) as locked`),

@@ -1,17 +1,21 @@
 /** When to look at the queue again. Pure; randomness is passed in. */
 
 /**
- * Milliseconds before the first look at an empty queue is repeated, from which the waits grow; or a function that says
- * each wait, given how many looks in a row have found nothing.
+ * Milliseconds before the first look at an empty queue is repeated, from which the waits grow, at most 5,000; or a function
+ * that says each wait, given how many looks in a row have found nothing.
  */
 export type PollInterval = number | ((emptyLooks: number) => number)
 
 /** Found work is often followed by more: the next looks come quickly and then ever more slowly. */
 const AFTER_WORK_MS = 2
 const GROWTH = 1.5
-/** An idle worker looks at least this often. With a listener it is told of new tasks, and looks only in case it was not. */
+/** An idle worker looks at least this often. */
 const MAX_IDLE_MS = 1_000
-const MAX_LISTENING_MS = 5_000
+/**
+ * With a listener it is told of new tasks, and looks in case it was not, and for delayed ones. No interval is longer: a task
+ * that is announced to nobody because it is due later than that would start late.
+ */
+export const MAX_LISTENING_MS = 5_000
 /**
  * Workers that start together should not look together. Waits only become shorter: the trigger announces what is due within
  * five seconds, and an idle worker has to look before anything later is due.

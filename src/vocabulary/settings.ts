@@ -1,8 +1,8 @@
 import { InvalidArgumentError } from './errors.js'
 import type { WorkerEvent } from './events.js'
-import { checkWorkerName } from './limits.js'
+import { checkWorkerName, typeOf } from './limits.js'
 import { isNotifyListener, type NotifyListener } from './notify-listener.js'
-import type { PollInterval } from './poll-backoff.js'
+import { MAX_LISTENING_MS, type PollInterval } from './poll-backoff.js'
 import { checkRetention, type Retention } from './retention.js'
 
 /** Settings of a storage, which are the defaults of its workers. */
@@ -15,8 +15,9 @@ export interface StorageConfig {
   bufferSize?: number | undefined
   /**
    * Milliseconds before the first look at an empty queue is repeated; each further one waits longer, up to five seconds
-   * while notifications arrive and one second otherwise. Or a function that says each wait, given how many looks in a row
-   * have found nothing. Default 100.
+   * while notifications arrive and one second otherwise. At most 5,000. Or a function that says each wait, given how many
+   * looks in a row have found nothing; a task that becomes due during a wait of more than 5,000 may start at its end only.
+   * Default 100.
    */
   pollIntervalMs?: PollInterval | undefined
   /**
@@ -48,7 +49,7 @@ export interface WorkerOptions extends StorageConfig {
   name?: string | undefined
   /** Tasks that run at the same time. Default 10. */
   concurrency?: number | undefined
-  /** Milliseconds that `stop` lets handlers finish before their signal aborts. Default 25,000, below the usual 30 s of a deploy. */
+  /** Milliseconds, at most a day, that `stop` lets handlers finish before their signal aborts. Default 25,000, below the usual 30 s of a deploy. */
   stopTimeoutMs?: number | undefined
 }
 
@@ -84,6 +85,8 @@ export const DEFAULT_REENQUEUE_ORPHANED_AFTER_MS = 300_000
 
 /** Node's timers take no more. */
 const MAX_TIMER_MS = 2 ** 31 - 1
+/** A day, which leaves room for what `stop` adds to it. */
+const MAX_STOP_TIMEOUT_MS = 86_400_000
 
 /** Options over config over defaults, each value checked. */
 export function workerSettings(config: StorageConfig, options: WorkerOptions): WorkerSettings {
@@ -97,11 +100,21 @@ export function workerSettings(config: StorageConfig, options: WorkerOptions): W
     listen = true,
     autoAck = true,
     retention = {},
+    onEvent,
   } = storage
   checkWorkerName(name)
   whole('concurrency', concurrency, 1, 100_000)
-  whole('stopTimeoutMs', stopTimeoutMs, 0, MAX_TIMER_MS)
-  checkStorageConfig({ keepAliveMs, reenqueueOrphanedAfterMs, bufferSize, pollIntervalMs, listen, autoAck, retention })
+  checkStopTimeout('stopTimeoutMs', stopTimeoutMs)
+  checkStorageConfig({
+    keepAliveMs,
+    reenqueueOrphanedAfterMs,
+    bufferSize,
+    pollIntervalMs,
+    listen,
+    autoAck,
+    retention,
+    onEvent,
+  })
   return {
     name,
     concurrency,
@@ -126,22 +139,31 @@ export function checkStorageConfig(config: StorageConfig): void {
     listen = true,
     autoAck = true,
     retention = {},
+    onEvent,
   } = config
   whole('keepAliveMs', keepAliveMs, 1, MAX_TIMER_MS)
   whole('reenqueueOrphanedAfterMs', reenqueueOrphanedAfterMs, 1_000, MAX_TIMER_MS)
   whole('bufferSize', bufferSize, 0, 10_000)
-  if (typeof pollIntervalMs !== 'function') whole('pollIntervalMs', pollIntervalMs, 1, MAX_TIMER_MS)
+  if (typeof pollIntervalMs !== 'function') whole('pollIntervalMs', pollIntervalMs, 1, MAX_LISTENING_MS)
   if (typeof listen !== 'boolean' && !isNotifyListener(listen)) {
     throw new InvalidArgumentError('listen', 'pass true, false, or what createNotifyListener returned.')
   }
   if (typeof autoAck !== 'boolean') throw new InvalidArgumentError('autoAck', 'pass true or false.')
   checkRetention(retention)
+  if (onEvent !== undefined && typeof onEvent !== 'function') {
+    throw new InvalidArgumentError('onEvent', `a function is needed, not ${typeOf(onEvent)}.`)
+  }
   if (keepAliveMs >= reenqueueOrphanedAfterMs) {
     throw new InvalidArgumentError(
       'keepAliveMs',
       `${keepAliveMs} is not below reenqueueOrphanedAfterMs (${reenqueueOrphanedAfterMs}), so a live worker would be taken for dead. Use a tenth of it.`,
     )
   }
+}
+
+/** @throws {InvalidArgumentError} for a timeout that is no whole number of milliseconds up to a day. */
+export function checkStopTimeout(argument: string, timeoutMs: number): void {
+  whole(argument, timeoutMs, 0, MAX_STOP_TIMEOUT_MS)
 }
 
 /** @throws {InvalidArgumentError} for a timeout that no timer can wait for. */
