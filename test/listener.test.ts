@@ -224,7 +224,7 @@ describe('who comes and goes', () => {
     const runs: unknown[] = []
     const listener = new Listener(([channel, , pingChannel], _signal, { onNotification }) => {
       if (channel === undefined) {
-        const execute = () => Promise.resolve(pong())
+        const execute = async () => pong()
         return Promise.resolve({ execute, close: () => (closing.open(), closed.opened) })
       }
       runs.push(channel)

@@ -17,7 +17,7 @@ import type { WorkerEvent } from '../vocabulary/events.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
 import { retentionAges } from '../vocabulary/retention.js'
 import {
-  checkStopTimeout,
+  isStopTimeout,
   workerSettings,
   type StorageConfig,
   type WorkerOptions,
@@ -112,10 +112,9 @@ export class QueueWorker<Args, Result> implements Runnable {
   }
 
   stop({ timeoutMs = this.#settings.stopTimeoutMs }: { timeoutMs?: number | undefined } = {}): Promise<void> {
-    try {
-      checkStopTimeout('timeoutMs', timeoutMs)
-    } catch (error) {
-      return Promise.reject(error as InvalidArgumentError)
+    if (!isStopTimeout(timeoutMs)) {
+      const message = 'pass a whole number of milliseconds, at most a day.'
+      return Promise.reject(new InvalidArgumentError('timeoutMs', message))
     }
     return (this.#stopping ??= this.#stop(timeoutMs))
   }

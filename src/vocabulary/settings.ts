@@ -104,7 +104,7 @@ export function workerSettings(config: StorageConfig, options: WorkerOptions): W
   } = storage
   checkWorkerName(name)
   whole('concurrency', concurrency, 1, 100_000)
-  checkStopTimeout('stopTimeoutMs', stopTimeoutMs)
+  whole('stopTimeoutMs', stopTimeoutMs, 0, MAX_STOP_TIMEOUT_MS)
   checkStorageConfig({
     keepAliveMs,
     reenqueueOrphanedAfterMs,
@@ -161,9 +161,8 @@ export function checkStorageConfig(config: StorageConfig): void {
   }
 }
 
-/** @throws {InvalidArgumentError} for a timeout that is no whole number of milliseconds up to a day. */
-export function checkStopTimeout(argument: string, timeoutMs: number): void {
-  whole(argument, timeoutMs, 0, MAX_STOP_TIMEOUT_MS)
+export function isStopTimeout(timeoutMs: unknown): timeoutMs is number {
+  return isWhole(timeoutMs, 0, MAX_STOP_TIMEOUT_MS)
 }
 
 /** @throws {InvalidArgumentError} for a timeout that no timer can wait for. */
@@ -172,6 +171,11 @@ export function checkWaitOptions({ timeoutMs }: WaitOptions): void {
 }
 
 function whole(argument: string, value: unknown, min: number, max: number): void {
-  if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return
-  throw new InvalidArgumentError(argument, `pass a whole number from ${min} to ${max}.`)
+  if (!isWhole(value, min, max)) {
+    throw new InvalidArgumentError(argument, `pass a whole number from ${min} to ${max}.`)
+  }
+}
+
+function isWhole(value: unknown, min: number, max: number): value is number {
+  return typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max
 }
