@@ -1,14 +1,12 @@
 /** How acknowledgements share statements. What each of them does is the matter of ack.test.ts. */
-import type { PgDb } from 'apalis-drizzle'
-import { expect, it, onTestFinished } from 'vitest'
+import { describe, expect, it, onTestFinished } from 'vitest'
 import { AckGroup } from '../src/processes/ack-group.js'
 import type { ControlClient } from '../src/processes/control-client.js'
 import { ack } from '../src/statements/ack.js'
 import { claim } from '../src/statements/claim.js'
-import { sqlStateOf } from '../src/vocabulary/database-error.js'
 import type { Db } from '../src/vocabulary/db.js'
 import { useDatabase } from './support/database.js'
-import { hold, waitingFor } from './support/held.js'
+import { hold } from './support/held.js'
 import { clearTasks, storeTasks, storeWorker } from './support/rows.js'
 
 const database = useDatabase()
@@ -19,8 +17,8 @@ const { queue, worker, leaseToken } = { queue: 'emails', worker: 'mailer#1', lea
  *
  * @param onAnswer - Called when the given statement has been executed; what it throws becomes of its answer.
  */
-async function twentyClaims(onAnswer: (statement: number) => void = () => undefined, connection: PgDb = database.db) {
-  const db = connection as unknown as Db
+async function twentyClaims(onAnswer: (statement: number) => void = () => undefined) {
+  const db = database.db as unknown as Db
   await clearTasks(database.sql)
   await storeWorker(database.sql, { id: worker, queue, leaseToken })
   await storeTasks(database.sql, 20, { queue })
@@ -34,12 +32,11 @@ async function twentyClaims(onAnswer: (statement: number) => void = () => undefi
       return answer
     },
   }
-  const failures: unknown[] = []
   const acks = new AckGroup(counted, queue, worker, {
-    onFailure: (error) => void failures.push(sqlStateOf(error)),
+    onFailure: () => undefined,
     onRecovery: () => undefined,
   })
-  return { db, rows, acks, failures, sent: () => sent }
+  return { db, rows, acks, sent: () => sent }
 }
 
 it.each([
@@ -94,26 +91,40 @@ it('one whose answer was there and could not be read is not taken for stale', as
   expect(sent()).toBe(3)
 })
 
-it('a deadlock fails nobody: what was in it is sent again', async () => {
-  // The server ends the statement that looks for a circle first.
-  const { db } = database.connect({ max: 1, connection: { deadlock_timeout: '10ms' } })
-  const { rows, acks, failures } = await twentyClaims(undefined, db)
-  const lock = (n: number) => `select from apalis.jobs where id = '${rows[n]!.id}' for update`
-  const [second, third] = [await hold(database.sql, lock(2)), await hold(database.sql, lock(3))]
-  onTestFinished(async () => {
-    await Promise.all([second.release(), third.release()])
+describe('one whose task a transaction holds locked', () => {
+  const done = { status: 'Done', result: '{"Ok":null}' } as const
+
+  /** Acknowledges all while one is locked; its neighbours are answered before the lock is gone. */
+  async function besideALock() {
+    const { rows, acks } = await twentyClaims()
+    const held = await hold(database.sql, `update apalis.jobs set priority = 1 where id = '${rows[7]!.id}'`)
+    onTestFinished(() => held.release())
+    const answers = rows.map((row) => acks.submit(row, done))
+    const neighbours = await Promise.all(answers.filter((_, n) => n !== 7))
+    expect(neighbours).toEqual(neighbours.map(() => ({ written: 'Done' })))
+    const waiting = await database.sql`select from pg_stat_activity where ${held.pid} = any (pg_blocking_pids(pid))`
+    expect(waiting).toEqual([])
+    expect(acks.underWay).toBe(1)
+    return { id: rows[7]!.id, held, acks, locked: answers[7]! }
+  }
+
+  it('keeps neither its neighbours nor a connection waiting, and is written when the lock is gone', async () => {
+    const { held, locked } = await besideALock()
+    await held.release()
+    expect(await locked).toEqual({ written: 'Done' })
   })
-  const answers = Promise.all(
-    rows.slice(0, 4).map((row) => acks.submit(row, { status: 'Done', result: '{"Ok":null}' })),
-  )
-  await waitingFor(database.sql, second)
-  const [acknowledging] = await database.sql<{ pid: number }[]>`
-    select pid from pg_stat_activity where ${second.pid} = any (pg_blocking_pids(pid))`
-  const crossing = third.session.unsafe(lock(1)).execute()
-  await waitingFor(database.sql, acknowledging!)
-  await second.release()
-  await crossing
-  await third.release()
-  expect(await answers).toEqual(Array.from({ length: 4 }, () => ({ written: 'Done' })))
-  expect(failures).toContain('40P01')
+
+  it('is stale when the transaction has taken the task away', async () => {
+    const { id, held, locked } = await besideALock()
+    await held.session`update apalis.jobs set status = 'Pending', lock_by = null, lock_at = null where id = ${id}`
+    await held.session`commit`
+    expect(await locked).toBe('stale')
+  })
+
+  it('is given up with the others', async () => {
+    const { acks, locked } = await besideALock()
+    acks.giveUp()
+    expect(await locked).toBe('given-up')
+    expect(acks.underWay).toBe(0)
+  })
 })

@@ -3,7 +3,7 @@
  */
 import { admin } from 'apalis-drizzle'
 import { beforeEach, describe, expect, it } from 'vitest'
-import { ack, statusOfClaims } from '../src/statements/ack.js'
+import { ackUnlessLocked, statusOfClaims } from '../src/statements/ack.js'
 import { claim } from '../src/statements/claim.js'
 import { register } from '../src/statements/register.js'
 import { MAX_DELAY_MS, MAX_INT4, MAX_RUN_AT_MS } from '../src/vocabulary/limits.js'
@@ -40,7 +40,7 @@ async function claimOne(task: Partial<StoredTask> = {}): Promise<Fence> {
 
 /** The statuses written, by id. */
 async function acknowledge(...entries: AckEntry[]): Promise<Record<string, string>> {
-  return Object.fromEntries(await ack(db(), queue, worker, entries))
+  return Object.fromEntries(await ackUnlessLocked(db(), queue, worker, entries))
 }
 
 /** Milliseconds from the server's now to the task's due time. */
@@ -216,14 +216,14 @@ describe('ack: not of the present claim', () => {
     await storeWorker(database.sql, { id: 'mailer#2', queue })
     const fence = await claimOne()
     const before = await rowOf(database.sql, fence.id)
-    expect((await ack(db(), queue, 'mailer#2', [{ fence, outcome: done }])).size).toBe(0)
+    expect((await ackUnlessLocked(db(), queue, 'mailer#2', [{ fence, outcome: done }])).size).toBe(0)
     expect(await rowOf(database.sql, fence.id)).toEqual(before)
   })
 
   it('for another queue it changes nothing [ACK-18]', async () => {
     const fence = await claimOne()
     const before = await rowOf(database.sql, fence.id)
-    expect((await ack(db(), 'other', worker, [{ fence, outcome: done }])).size).toBe(0)
+    expect((await ackUnlessLocked(db(), 'other', worker, [{ fence, outcome: done }])).size).toBe(0)
     expect(await rowOf(database.sql, fence.id)).toEqual(before)
   })
 
@@ -314,7 +314,7 @@ describe('ack: many at once', () => {
     await database.sql`insert into apalis.jobs (job, id, job_type)
       select '{}', 'P' || lpad(n::text, 25, '0'), ${queue} from generate_series(1, 500) n`
     const fences = await claimAll()
-    const written = await ack(
+    const written = await ackUnlessLocked(
       db(),
       queue,
       worker,

@@ -15,7 +15,7 @@ import {
   verifySchema,
 } from 'apalis-drizzle'
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it, onTestFinished } from 'vitest'
-import { ack, statusOfClaims } from '../src/statements/ack.js'
+import { ackUnlessLocked, statusOfClaims } from '../src/statements/ack.js'
 import { claim } from '../src/statements/claim.js'
 import { idsWithTakenKey, storedIds } from '../src/statements/find-tasks.js'
 import { heartbeat } from '../src/statements/heartbeat.js'
@@ -242,9 +242,9 @@ describe('a worker', () => {
     expect(await markRunning(db, 'emails', 'mailer#1', [first!])).toEqual(new Set([taskId(1)]))
     expect(await heartbeat(db, 'emails', 'mailer#1', 't')).toMatchObject({ registered: true, owned: [{}, {}] })
     const done = [{ fence: first!, outcome: { status: 'Done', result: '{"Ok":null}' } as const }]
-    expect(await ack(db, 'emails', 'mailer#1', done)).toEqual(new Map([[taskId(1), 'Done']]))
+    expect(await ackUnlessLocked(db, 'emails', 'mailer#1', done)).toEqual(new Map([[taskId(1), 'Done']]))
     expect(await statusOfClaims(db, 'emails', 'mailer#1', done)).toEqual(new Map([[taskId(1), 'Done']]))
-    await ack(db, 'emails', 'mailer#1', [{ fence: second!, outcome: { status: 'Pending' } }])
+    await ackUnlessLocked(db, 'emails', 'mailer#1', [{ fence: second!, outcome: { status: 'Pending' } }])
     expect(await release(db, mine)).toBe(true)
     expect(await sweep(db, 'emails', 1_000)).toEqual([])
   })

@@ -14,7 +14,7 @@ import {
 } from '../src/index.js'
 import { completeInTx } from '../src/processes/ack-in-tx.js'
 import { HeldClaim } from '../src/processes/held-claim.js'
-import { ack } from '../src/statements/ack.js'
+import { ackUnlessLocked, statusOfClaims } from '../src/statements/ack.js'
 import { claim } from '../src/statements/claim.js'
 import { heartbeat } from '../src/statements/heartbeat.js'
 import { pruneTasks } from '../src/statements/prune.js'
@@ -39,7 +39,8 @@ import { gate } from './support/workers.js'
  *
  * - push: enqueues another task with the same key, in a transaction.
  * - claim: by the worker; the second one by another worker.
- * - ack, reconcile: of the worker's claim, as Done, and back to the queue because the answer of the claim was lost.
+ * - ack, reconcile: of the worker's claim, as Done, and back to the queue because the answer of the claim was lost. What is
+ *   `locked` is tried again later: the claim stands as long as the first has not ended.
  * - complete: by the handler, in a transaction of its own.
  * - heartbeat: of the worker. adopt: another process registers under the worker's name.
  * - cancel: of the task, in a transaction.
@@ -84,34 +85,34 @@ claim     prune     | none         | nothing       Running/0    | nothing       
 
 ack       push      | until commit | conflict      Done/1       | conflict      Running/0   (1)
 ack       claim     | none         | nothing       Done/1       | nothing       Running/0
-ack       ack       | lock_timeout | stale         Done/1       | Done          Done/1
+ack       ack       | none         | locked        Done/1       | locked        Running/0
 ack       complete  | until commit | stale         Done/1       | Done          Done/1
 ack       sweep     | none         | nothing       Done/1       | nothing       Running/0
 ack       heartbeat | none         | holds it      Done/1       | holds it      Running/0
 ack       adopt     | none         | took nothing  Done/1       | took nothing  Running/0   (2)
-ack       reconcile | lock_timeout | stale         Done/1       | returned      Pending/0
+ack       reconcile | none         | locked        Done/1       | locked        Running/0
 ack       cancel    | until commit | refused       Done/1       | cancelled     Killed/1
 ack       prune     | none         | nothing       Done/1       | nothing       Running/0
 
 complete  push      | until commit | conflict      Done/1       | conflict      Running/0   (1)
 complete  claim     | none         | nothing       Done/1       | nothing       Running/0
-complete  ack       | lock_timeout | stale         Done/1       | Done          Done/1
+complete  ack       | none         | locked        Done/1       | locked        Running/0
 complete  complete  | until commit | stale         Done/1       | Done          Done/1
 complete  sweep     | none         | nothing       Done/1       | nothing       Running/0
 complete  heartbeat | none         | holds it      Done/1       | holds it      Running/0
 complete  adopt     | none         | took nothing  Done/1       | took nothing  Running/0   (2)
-complete  reconcile | lock_timeout | stale         Done/1       | returned      Pending/0
+complete  reconcile | none         | locked        Done/1       | locked        Running/0
 complete  cancel    | until commit | refused       Done/1       | cancelled     Killed/1
 complete  prune     | none         | nothing       Done/1       | nothing       Running/0
 
 sweep     push      | until commit | conflict      Pending/1    | conflict      Running/0   (1)
 sweep     claim     | none         | nothing       Pending/1    | nothing       Running/0
-sweep     ack       | lock_timeout | stale         Pending/1    | Done          Done/1
+sweep     ack       | none         | locked        Pending/1    | locked        Running/0
 sweep     complete  | until commit | stale         Pending/1    | Done          Done/1
 sweep     sweep     | none         | nothing       Pending/1    | nothing       Running/0
 sweep     heartbeat | lock_timeout | holds it      Pending/1    | holds it      Running/0   (4)
 sweep     adopt     | lock_timeout | took nothing  Pending/1    | took it       Pending/1
-sweep     reconcile | lock_timeout | stale         Pending/1    | returned      Pending/0
+sweep     reconcile | none         | locked        Pending/1    | locked        Running/0
 sweep     cancel    | until commit | cancelled     Killed/1     | cancelled     Killed/1    (3)
 sweep     prune     | none         | nothing       Pending/1    | nothing       Running/0
 
@@ -128,34 +129,34 @@ heartbeat prune     | none         | nothing       Running/0    | nothing       
 
 adopt     push      | until commit | conflict      Pending/1    | conflict      Running/0   (1)
 adopt     claim     | none         | nothing       Pending/1    | nothing       Running/0
-adopt     ack       | lock_timeout | stale         Pending/1    | Done          Done/1
+adopt     ack       | none         | locked        Pending/1    | locked        Running/0
 adopt     complete  | until commit | stale         Pending/1    | Done          Done/1
 adopt     sweep     | none         | nothing       Pending/1    | nothing       Running/0
 adopt     heartbeat | lock_timeout | lost          Pending/1    | holds it      Running/0
 adopt     adopt     | none         | refused       Pending/1    | refused       Running/0   (5)
-adopt     reconcile | lock_timeout | stale         Pending/1    | returned      Pending/0
+adopt     reconcile | none         | locked        Pending/1    | locked        Running/0
 adopt     cancel    | until commit | cancelled     Killed/1     | cancelled     Killed/1    (3)
 adopt     prune     | none         | nothing       Pending/1    | nothing       Running/0
 
 reconcile push      | until commit | conflict      Pending/0    | conflict      Running/0   (1)
 reconcile claim     | none         | nothing       Pending/0    | nothing       Running/0
-reconcile ack       | lock_timeout | stale         Pending/0    | Done          Done/1
+reconcile ack       | none         | locked        Pending/0    | locked        Running/0
 reconcile complete  | until commit | stale         Pending/0    | Done          Done/1
 reconcile sweep     | none         | nothing       Pending/0    | nothing       Running/0
 reconcile heartbeat | none         | holds it      Pending/0    | holds it      Running/0
 reconcile adopt     | none         | took nothing  Pending/0    | took nothing  Running/0   (2)
-reconcile reconcile | lock_timeout | stale         Pending/0    | returned      Pending/0
+reconcile reconcile | none         | locked        Pending/0    | locked        Running/0
 reconcile cancel    | until commit | cancelled     Killed/0     | cancelled     Killed/1    (3)
 reconcile prune     | none         | nothing       Pending/0    | nothing       Running/0
 
 cancel    push      | until commit | conflict      Killed/1     | conflict      Running/0   (1)
 cancel    claim     | none         | nothing       Killed/1     | nothing       Running/0
-cancel    ack       | lock_timeout | stale         Killed/1     | Done          Done/1
+cancel    ack       | none         | locked        Killed/1     | locked        Running/0
 cancel    complete  | until commit | stale         Killed/1     | Done          Done/1
 cancel    sweep     | none         | nothing       Killed/1     | nothing       Running/0
 cancel    heartbeat | none         | holds it      Killed/1     | holds it      Running/0
 cancel    adopt     | none         | took nothing  Killed/1     | took nothing  Running/0   (2)
-cancel    reconcile | lock_timeout | stale         Killed/1     | returned      Pending/0
+cancel    reconcile | none         | locked        Killed/1     | locked        Running/0
 cancel    cancel    | until commit | refused       Killed/1     | cancelled     Killed/1
 cancel    prune     | none         | nothing       Killed/1     | nothing       Running/0
 
@@ -272,8 +273,10 @@ function heldBy({ id, attempts, lockAt }: Fence): HeldClaim {
 
 async function acknowledge(tx: Tx, { queue, claims }: Scene, outcome: AckOutcome): Promise<string> {
   const entries = claims.map((fence) => ({ fence, outcome }))
-  const [status = 'stale'] = (await ack(db(tx), queue, WORKER.worker, entries)).values()
-  return status === 'Pending' ? 'returned' : status
+  const [status] = (await ackUnlessLocked(db(tx), queue, WORKER.worker, entries)).values()
+  if (status !== undefined) return status === 'Pending' ? 'returned' : status
+  const statuses = await statusOfClaims(db(tx), queue, WORKER.worker, entries)
+  return [...statuses.values()].includes('Running') ? 'locked' : 'stale'
 }
 
 /** What an application calls on its own connections; the others have the lock_timeout of a worker's. */

@@ -3,7 +3,7 @@
  * the planner believes of them.
  */
 import { beforeAll, describe, expect, it } from 'vitest'
-import { ack, statusOfClaims } from '../src/statements/ack.js'
+import { ack, ackUnlessLocked, statusOfClaims } from '../src/statements/ack.js'
 import { cancelTasks } from '../src/statements/cancel.js'
 import { claim } from '../src/statements/claim.js'
 import { findCancelled } from '../src/statements/find-cancelled.js'
@@ -135,12 +135,15 @@ describe.each([
       expect(plan.buffers, plan.text).toBeLessThan(100 + 25 * held.length)
     })
 
-    it('an acknowledgement looks its tasks up by id', async () => {
-      const plan = await explain(database, (db) => ack(db, queue, worker, acks()), mode)
+    it.each([
+      ['in a transaction', ack],
+      ['of a worker', ackUnlessLocked],
+    ])('an acknowledgement %s looks its tasks up by id', async (_where, acknowledge) => {
+      const plan = await explain(database, (db) => acknowledge(db, queue, worker, acks()), mode)
       expectLookups(plan, held.length)
       expect(plan.nodes).toContain('Index Scan jobs_pkey')
       expect(plan.nodes).not.toContain('Index Scan jobs_locked_by_queue_idx')
-      expect(plan.buffers, plan.text).toBeLessThan(25 * held.length)
+      expect(plan.buffers, plan.text).toBeLessThan(30 * held.length)
     })
 
     it('so does the look at earlier acknowledgements', async () => {

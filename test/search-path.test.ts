@@ -18,7 +18,7 @@ import {
 import { recordEvents } from 'apalis-drizzle/testing'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { ack, statusOfClaims } from '../src/statements/ack.js'
+import { ackUnlessLocked, statusOfClaims } from '../src/statements/ack.js'
 import { blockingSessions } from '../src/statements/blocking-sessions.js'
 import { claim } from '../src/statements/claim.js'
 import { findCancelled } from '../src/statements/find-cancelled.js'
@@ -100,10 +100,10 @@ async function runWork(db: Db): Promise<void> {
   expect(await markRunning(db, queue, 'mailer#1', [first!])).toEqual(new Set([taskId(1)]))
   expect(await heartbeat(db, queue, 'mailer#1', 't')).toMatchObject({ registered: true, owned: [{}, {}] })
   const done = [{ fence: first!, outcome: { status: 'Done', result: '{"Ok":null}' } as const }]
-  expect(await ack(db, queue, 'mailer#1', done)).toEqual(new Map([[taskId(1), 'Done']]))
+  expect(await ackUnlessLocked(db, queue, 'mailer#1', done)).toEqual(new Map([[taskId(1), 'Done']]))
   expect(await statusOfClaims(db, queue, 'mailer#1', done)).toEqual(new Map([[taskId(1), 'Done']]))
   const failed = { status: 'Failed', result: '{"Err":"x"}', due: { delayMs: 0 } } as const
-  expect(await ack(db, queue, 'mailer#1', [{ fence: second!, outcome: failed }])).toEqual(
+  expect(await ackUnlessLocked(db, queue, 'mailer#1', [{ fence: second!, outcome: failed }])).toEqual(
     new Map([[taskId(2), 'Failed']]),
   )
   expect(await sweep(db, queue, 1_000)).toMatchObject([{ id: taskId(9), status: 'Pending', attempts: 1 }])

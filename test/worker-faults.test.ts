@@ -121,13 +121,39 @@ describe('an acknowledgement', () => {
     const late = await push(mails, 'late')
     await mails.events.next('task.done', (event) => event.id === late)
     expect(await row(locked)).toMatchObject({ status: 'Running' })
-    // One outage for as long as it lasts, although others go through.
+    // Told of only when it takes long. One outage for as long as it lasts, although others go through.
+    const { message } = await mails.events.next('worker.error', (event) => event.operation === 'acknowledging tasks')
+    expect(message).toContain(`task ${locked} is locked by another transaction`)
     expect(counted(mails.events, 'worker.recovered')).toBe(0)
     await held.release()
     await mails.events.next('task.done', (event) => event.id === locked)
     expect(await row(locked)).toMatchObject({ status: 'Done', attempts: 1 })
     await mails.events.next('worker.recovered', ({ operation }) => operation === 'acknowledging tasks')
     expect(failures(mails.events, 'acknowledging tasks')).toHaveLength(1)
+  })
+
+  it('of a locked task in each of four queues keeps no connection from the loops of a fifth', async () => {
+    const ends = gate()
+    const queues = Array.from({ length: 4 }, () => work<string>())
+    const ids: string[] = []
+    for (const mails of queues) {
+      await mails.started(() => ends.opened)
+      const id = await push(mails, 'locked')
+      await mails.events.next('task.claimed', (event) => event.id === id)
+      ids.push(id)
+    }
+    const held = await hold(database.sql, `select 1 from apalis.jobs where id in ('${ids.join("','")}') for update`)
+    onTestFinished(() => held.release())
+    ends.open()
+    const fifth = work<string>()
+    const worker = await fifth.started(idle, lively)
+    const other = await push(fifth, 'other')
+    await fifth.events.next('task.done', (event) => event.id === other)
+    await nextHeartbeat(worker)
+    const waiting = await database.sql`select from pg_stat_activity where ${held.pid} = any (pg_blocking_pids(pid))`
+    expect(waiting).toEqual([])
+    await held.release()
+    for (const [n, mails] of queues.entries()) await mails.events.next('task.done', (event) => event.id === ids[n])
   })
 
   it('that the database refuses to store does not fail those in the same statement, and ends its task', async () => {

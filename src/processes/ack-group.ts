@@ -3,12 +3,13 @@
  * turns hundreds of commits into one; an idle worker's ack leaves at once.
  *
  * A technical failure is retried until the server has answered: a handler that has done its work is not run again because
- * a connection broke. One task that the server refuses to store, or that another transaction holds locked, does not keep
- * its neighbours: the group is dissolved, and its acknowledgements go one by one, beside the next groups.
+ * a connection broke. One task that the server refuses to store does not keep its neighbours: the group is dissolved, and
+ * its acknowledgements go one by one, beside the next groups. Nor does one that another transaction holds locked: it is
+ * passed over, and tried again after ever longer pauses in which it keeps no connection.
  *
  * Whether a transaction of the application has acknowledged a claim is asked in the same groups: one read for all of them.
  */
-import { ack, statusOfClaims } from '../statements/ack.js'
+import { ackUnlessLocked, statusOfClaims } from '../statements/ack.js'
 import { isConnectionFailure, isRefusedRow, isTransient, sqlStateOf } from '../vocabulary/database-error.js'
 import type { AckOutcome, Fence } from '../vocabulary/outcome.js'
 import { errResult } from '../vocabulary/result.js'
@@ -21,7 +22,10 @@ const MAX_GROUP = 500
 const MAX_GROUP_SIZE = 4 * 1024 * 1024
 const FIRST_RETRY_MS = 50
 const MAX_RETRY_MS = 2_000
-const LOCK_NOT_AVAILABLE = '55P03'
+/** Locked so often, which takes some seconds, a task is worth a report. */
+const TELL_AFTER_ATTEMPTS = 7
+/** What is asked with it is only whether the claim stands: it never shows as written. */
+const NOTHING_WRITTEN: AckOutcome = { status: 'Pending' }
 
 /**
  * The status that was written, and whether a transaction of the application wrote it; `stale` when the claim was no longer
@@ -37,6 +41,8 @@ interface Entry {
   readonly inTransaction: AckOutcome | undefined
   /** An earlier attempt may have been stored although its answer was lost. */
   inDoubt: boolean
+  /** How often it was passed over because another transaction had locked its task. */
+  passedOver: number
   readonly answer: (answer: AckAnswer) => void
 }
 
@@ -77,6 +83,8 @@ export class AckGroup {
   readonly #unanswered = new Set<Entry>()
   /** Those of the unanswered that have failed already. */
   readonly #inTrouble = new Set<Entry>()
+  /** The pauses of those whose tasks are locked. */
+  readonly #pauses = new Set<ReturnType<typeof setTimeout>>()
   #givenUp = false
 
   constructor(
@@ -108,7 +116,7 @@ export class AckGroup {
   #enter(fence: Fence, outcome: AckOutcome | undefined, inTransaction: AckOutcome | undefined): Promise<AckAnswer> {
     if (this.#givenUp) return Promise.resolve('given-up')
     return new Promise((answer) => {
-      const entry: Entry = { fence, outcome, inTransaction, inDoubt: false, answer }
+      const entry: Entry = { fence, outcome, inTransaction, inDoubt: false, passedOver: 0, answer }
       this.#unanswered.add(entry)
       this.#add(this.#together, [entry])
     })
@@ -122,6 +130,8 @@ export class AckGroup {
       waiting.length = 0
       pause.wake()
     }
+    for (const pause of this.#pauses) clearTimeout(pause)
+    this.#pauses.clear()
   }
 
   #add(lane: Lane, entries: readonly Entry[]): void {
@@ -155,16 +165,35 @@ export class AckGroup {
       const status = written.get(entry.fence.id)
       if (status !== undefined) this.#answer(entry, { written: status })
     }
-    await this.#lookUp(
-      this.#open(entries).filter(({ inDoubt, inTransaction }) => inDoubt || inTransaction !== undefined),
+    const standing = await this.#lookUp(this.#open(entries))
+    const locked = this.#open(entries.filter(acknowledges)).filter(({ fence }) => standing.has(fence.id))
+    if (locked.length > 0) this.#tryLater(locked)
+    for (const entry of this.#open(entries)) if (!locked.includes(entry)) this.#answer(entry, 'stale')
+  }
+
+  /** Their claims stand, so somebody has locked their tasks, perhaps for long. */
+  #tryLater(entries: readonly Entry[]): void {
+    for (const entry of entries) entry.passedOver += 1
+    const [first, ...others] = entries.filter(({ passedOver }) => passedOver >= TELL_AFTER_ATTEMPTS)
+    if (first !== undefined) {
+      for (const entry of [first, ...others]) this.#inTrouble.add(entry)
+      this.hooks.onFailure(heldByOthers(first.fence.id, others.length))
+    }
+    const attempts = Math.min(...entries.map(({ passedOver }) => passedOver))
+    const pause = setTimeout(
+      () => {
+        this.#pauses.delete(pause)
+        this.#add(this.#together, this.#open(entries))
+      },
+      retryMs(attempts - 1),
     )
-    for (const entry of this.#open(entries)) this.#answer(entry, 'stale')
+    this.#pauses.add(pause)
   }
 
   async #write(entries: readonly Acknowledging[]): Promise<Map<string, string>> {
     if (entries.length === 0) return new Map()
     try {
-      return await this.control.run((db) => ack(db, this.queue, this.worker, entries))
+      return await this.control.run((db) => ackUnlessLocked(db, this.queue, this.worker, entries))
     } catch (error) {
       // Whatever is no answer of the server, such as one that the driver could not read, may have come after the deed.
       const refused = sqlStateOf(error) !== undefined && !isConnectionFailure(error)
@@ -176,19 +205,26 @@ export class AckGroup {
   /**
    * Answers those that were acknowledged before: by an attempt whose answer was lost, or by a transaction. Either leaves
    * nothing to acknowledge.
+   *
+   * @returns The ids of those whose claim still stands.
    */
-  async #lookUp(entries: readonly Entry[]): Promise<void> {
-    if (entries.length === 0) return
+  async #lookUp(entries: readonly Entry[]): Promise<ReadonlySet<string>> {
+    const standing = new Set<string>()
+    if (entries.length === 0) return standing
     const acks = entries.flatMap(({ fence, outcome, inTransaction, inDoubt }) =>
-      [inDoubt ? outcome : undefined, inTransaction].flatMap((mayBe) => (mayBe ? [{ fence, outcome: mayBe }] : [])),
+      [inDoubt ? outcome : undefined, inTransaction ?? NOTHING_WRITTEN].flatMap((mayBe) =>
+        mayBe ? [{ fence, outcome: mayBe }] : [],
+      ),
     )
     const statuses = await this.control.run((db) => statusOfClaims(db, this.queue, this.worker, acks))
     for (const entry of entries) {
       const written = statuses.get(entry.fence.id)
-      if (written === undefined || written === 'Running' || written === 'Queued') continue
+      if (written === undefined) continue
+      if (written === 'Running' || written === 'Queued') standing.add(entry.fence.id)
       // If either may have done it, it makes no difference which.
-      this.#answer(entry, entry.inDoubt ? { written } : { written, inTransaction: true })
+      else this.#answer(entry, entry.inDoubt ? { written } : { written, inTransaction: true })
     }
+    return standing
   }
 
   #open(entries: readonly Entry[]): Entry[] {
@@ -206,8 +242,6 @@ export class AckGroup {
     if (isRefusedRow(error)) {
       if (entries.length > 1) this.#add(this.#alone, entries)
       else if (first !== undefined) this.#replaceResult(lane, first)
-    } else if (sqlStateOf(error) === LOCK_NOT_AVAILABLE) {
-      this.#add(this.#alone, entries)
     } else {
       lane.waiting.unshift(...entries)
     }
@@ -220,6 +254,11 @@ export class AckGroup {
     entry.outcome = { status: 'Killed', result: REFUSED }
     lane.waiting.unshift(entry)
   }
+}
+
+function heldByOthers(id: string, others: number): Error {
+  const tasks = others === 0 ? `task ${id} is` : `task ${id} and ${others} more are`
+  return new Error(`${tasks} locked by another transaction; look for its xact_start in pg_stat_activity`)
 }
 
 function acknowledges(entry: Entry): entry is Acknowledging {

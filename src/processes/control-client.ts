@@ -26,7 +26,7 @@ const CLOSE_MS = 500
 
 const NAME = 'apalis-drizzle worker'
 /**
- * Milliseconds. A claim waits for no lock; the ack of a task that a user's transaction holds gives up and is tried again.
+ * Milliseconds. Neither claim nor ack waits for the lock of a row; what waits for that of a table gives up and tries again.
  * Read committed, because under stricter levels concurrent claims fail instead of skipping each other's rows.
  */
 const SESSION = {

@@ -1,4 +1,5 @@
-import { and, eq, not, or, sql, type SQL } from 'drizzle-orm'
+import { and, eq, not, or, sql, type SQL, type SQLWrapper } from 'drizzle-orm'
+import { alias } from 'drizzle-orm/pg-core'
 import { jobs } from '../schema.js'
 import { announced } from '../vocabulary/announce.js'
 import { arrayLiteral } from '../vocabulary/array-literal.js'
@@ -9,7 +10,9 @@ import { prepared, type Db } from '../vocabulary/db.js'
 import type { AckEntry, AckOutcome } from '../vocabulary/outcome.js'
 
 /**
- * Records the outcomes of claims, one or many, in one statement. A claim that is no longer the task's changes nothing.
+ * Records the outcomes of claims, one or many, in one statement. A claim that is no longer the task's changes nothing. A
+ * task that another transaction has locked is waited for: this is for a transaction of the application, which has its own
+ * order of locks and its own deadlines.
  *
  * @returns By id the status that was written; a stale claim's id is absent. A failure that used the last attempt is Killed.
  */
@@ -20,6 +23,20 @@ export async function ack(
   entries: readonly AckEntry[],
 ): Promise<Map<string, string>> {
   const rows = await prepared(db, ackStatement).execute({ queue, worker, ...parameters(inLockOrder(entries)) })
+  return new Map(rows.map((row) => [row.id, row.status]))
+}
+
+/**
+ * As `ack`, but waits for nobody: a worker's other acknowledgements, claims and heartbeats would wait with it. The id of a
+ * task that another transaction has locked is absent, too.
+ */
+export async function ackUnlessLocked(
+  db: Db,
+  queue: string,
+  worker: string,
+  entries: readonly AckEntry[],
+): Promise<Map<string, string>> {
+  const rows = await prepared(db, unlessLockedStatement).execute({ queue, worker, ...parameters(entries) })
   return new Map(rows.map((row) => [row.id, row.status]))
 }
 
@@ -45,21 +62,55 @@ function ackStatement(db: Db) {
   return (
     db
       .update(jobs)
-      .set({
-        status: sql`case when claim.outcome = 'Failed' and ${budgetUsed} then 'Killed' else claim.outcome end`,
-        attempts: sql`case when ${backToQueue} then ${jobs.attempts} else ${attemptsCharged} end`,
-        lastResult: sql`coalesce(claim.result::jsonb, ${jobs.lastResult})`,
-        // Finished rows keep owner and lock time as history: an ack whose answer was lost is recognised by them.
-        lockBy: sql`case when not ${unlocked} then ${jobs.lockBy} end`,
-        lockAt: sql`case when not ${unlocked} then ${jobs.lockAt} end`,
-        doneAt: sql`case when not ${backToQueue} then ${now} end`,
-        runAt: nextRunAt(),
-      })
+      .set(written())
       .from(CLAIMS)
       // Postgres checks the fence again on a row that an earlier transaction has changed meanwhile.
-      .where(and(sql`${jobs.id} = claim.id`, guard(owned(), sameClaim(), sql`${jobs.attempts} = claim.attempts`)))
+      .where(and(sql`${jobs.id} = claim.id`, guard(isHeld())))
       .returning({ id: jobs.id, status: sql<string>`${jobs.status}`, announced })
   )
+}
+
+function unlessLockedStatement(db: Db) {
+  const task = alias(jobs, 'task')
+  const free = db.$with('claim').as(
+    db
+      .select({
+        id: sql`claim.id`.as('id'),
+        attempts: sql`claim.attempts`.as('attempts'),
+        lockAt: sql`claim.lock_at`.as('lock_at'),
+        outcome: sql`claim.outcome`.as('outcome'),
+        result: sql`claim.result`.as('result'),
+        delayMs: sql`claim.delay_ms`.as('delay_ms'),
+        atMs: sql`claim.at_ms`.as('at_ms'),
+        unlock: sql`claim.unlock`.as('unlock'),
+      })
+      .from(task)
+      .innerJoin(CLAIMS, and(sql`${task.id} = claim.id`, guard(isHeld(task))))
+      .for('no key update', { of: task, skipLocked: true }),
+  )
+  return (
+    db
+      .with(free)
+      .update(jobs)
+      .set(written())
+      .from(free)
+      // What was locked may be a later version of the row than the one that is found here.
+      .where(and(sql`${jobs.id} = claim.id`, guard(isHeld())))
+      .returning({ id: jobs.id, status: sql<string>`${jobs.status}`, announced })
+  )
+}
+
+function written() {
+  return {
+    status: sql`case when claim.outcome = 'Failed' and ${budgetUsed} then 'Killed' else claim.outcome end`,
+    attempts: sql`case when ${backToQueue} then ${jobs.attempts} else ${attemptsCharged} end`,
+    lastResult: sql`coalesce(claim.result::jsonb, ${jobs.lastResult})`,
+    // Finished rows keep owner and lock time as history: an ack whose answer was lost is recognised by them.
+    lockBy: sql`case when not ${unlocked} then ${jobs.lockBy} end`,
+    lockAt: sql`case when not ${unlocked} then ${jobs.lockAt} end`,
+    doneAt: sql`case when not ${backToQueue} then ${now} end`,
+    runAt: nextRunAt(),
+  }
 }
 
 /**
@@ -109,7 +160,6 @@ export async function statusOfClaims(
 }
 
 function statusStatement(db: Db) {
-  const held = and(owned(), sql`${jobs.attempts} = claim.attempts`)
   const asWritten = sql`(${jobs.status} = claim.outcome or (claim.outcome = 'Failed' and ${jobs.status} = 'Killed'))`
   // A cancellation writes almost the same.
   const cancelled = sql`${jobs.lastResult} is not distinct from ${CANCELLED}`
@@ -118,14 +168,21 @@ function statusStatement(db: Db) {
     .select({ id: jobs.id, status: sql<string>`${jobs.status}` })
     .from(jobs)
     .innerJoin(CLAIMS, sql`${jobs.id} = claim.id`)
-    .where(guard(sameClaim(), or(held, acknowledged)))
+    .where(guard(or(isHeld(), and(sameClaim(), acknowledged))))
     .$withCache(false)
 }
 
-function sameClaim(): SQL | undefined {
+/** The table itself or an alias of it. */
+type Jobs = Record<'status' | 'attempts' | 'maxAttempts' | 'jobType' | 'lockBy' | 'lockAt', SQLWrapper>
+
+function isHeld(table: Jobs = jobs): SQL | undefined {
+  return and(owned(table), sameClaim(table), sql`${table.attempts} = claim.attempts`)
+}
+
+function sameClaim(table: Jobs = jobs): SQL | undefined {
   return and(
-    eq(jobs.jobType, sql.placeholder('queue')),
-    eq(jobs.lockBy, sql.placeholder('worker')),
-    sql`${jobs.lockAt} = to_timestamp(claim.lock_at::float8)`,
+    eq(table.jobType, sql.placeholder('queue')),
+    eq(table.lockBy, sql.placeholder('worker')),
+    sql`${table.lockAt} = to_timestamp(claim.lock_at::float8)`,
   )
 }

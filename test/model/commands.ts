@@ -1,6 +1,6 @@
 /** The steps that processes take, each one statement of the library: what it should do to the model, and that it does so. */
 import { expect } from 'vitest'
-import { ack } from '../../src/statements/ack.js'
+import { ackUnlessLocked } from '../../src/statements/ack.js'
 import { claim } from '../../src/statements/claim.js'
 import { heartbeat } from '../../src/statements/heartbeat.js'
 import { insertTasks } from '../../src/statements/insert-tasks.js'
@@ -122,7 +122,7 @@ export function acknowledge(whose: 'held' | 'any', choice: number, ending: Endin
         const isGood = model.isGood(claimed)
         const written = isGood ? recorded(model.tasks.get(claimed.id)!, outcome, delayMs, now) : undefined
         const { id, worker, attempts, lockAt } = claimed
-        const answers = await ack(db, model.queue, worker, [{ fence: { id, attempts, lockAt }, outcome }])
+        const answers = await ackUnlessLocked(db, model.queue, worker, [{ fence: { id, attempts, lockAt }, outcome }])
         expect(answers.get(id), `the end of claim ${JSON.stringify(claimed)}`).toBe(written)
         forget(model, claimed)
       }),
@@ -143,7 +143,7 @@ export function acknowledgeInTx(choice: number, ending: Ending, followUp: NewTas
         const outcome = OUTCOMES[ending](0)
         const counts = model.isGood(claimed)
         const { id, worker, attempts, lockAt } = claimed
-        const answers = await ack(db, model.queue, worker, [{ fence: { id, attempts, lockAt }, outcome }])
+        const answers = await ackUnlessLocked(db, model.queue, worker, [{ fence: { id, attempts, lockAt }, outcome }])
         expect(answers.has(id), `the end of claim ${JSON.stringify(claimed)}`).toBe(counts)
         if (!counts || !commits) return 'rollback'
         expect(answers.get(id)).toBe(recorded(model.tasks.get(id)!, outcome, 0, now))
@@ -191,7 +191,7 @@ export function beatAndReconcile(worker: string): Step {
     const strays = owned.filter(({ id }) => !known.held.some((claim) => claim.id === id))
     await real.at(async (db) => {
       const entries = strays.map((fence) => ({ fence, outcome: { status: 'Pending' } as const }))
-      const answers = await ack(db, model.queue, worker, entries)
+      const answers = await ackUnlessLocked(db, model.queue, worker, entries)
       expect([...answers.keys()].sort()).toEqual(strays.map(({ id }) => id).sort())
       for (const { id } of strays) giveBack(model.tasks.get(id)!, model.tasks.get(id)!.runAt)
     })
@@ -230,7 +230,7 @@ export function stopGracefully(worker: string): Step {
     await real.at(async (db) => {
       const good = held.filter((claim) => model.isGood(claim))
       const entries = held.map((fence) => ({ fence, outcome: { status: 'Pending' } as const }))
-      const answers = await ack(db, model.queue, worker, entries)
+      const answers = await ackUnlessLocked(db, model.queue, worker, entries)
       expect([...answers.keys()].sort()).toEqual(good.map(({ id }) => id).sort())
       for (const { id } of good) giveBack(model.tasks.get(id)!, model.tasks.get(id)!.runAt)
     })

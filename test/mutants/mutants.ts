@@ -15,32 +15,23 @@ export interface Mutant {
 export const mutants: readonly Mutant[] = [
   ...of(
     'src/statements/ack.ts',
-    ['test/ack.test.ts', 'test/two-sessions.test.ts', 'test/model.test.ts'],
+    ['test/ack.test.ts', 'test/ack-group.test.ts', 'test/two-sessions.test.ts', 'test/model.test.ts'],
     [
-      [
-        'the task is claimed',
-        'guard(owned(), sameClaim(), sql`${jobs.attempts} = claim.attempts`)',
-        'guard(sameClaim(), sql`${jobs.attempts} = claim.attempts`)',
-      ],
+      ['the task is claimed', 'and(owned(table), sameClaim(table)', 'and(sameClaim(table)'],
       [
         'the claim is of this attempt',
-        'guard(owned(), sameClaim(), sql`${jobs.attempts} = claim.attempts`)',
-        'guard(owned(), sameClaim())',
+        'sameClaim(table), sql`${table.attempts} = claim.attempts`)',
+        'sameClaim(table))',
       ],
-      ['the task is of the queue', "eq(jobs.jobType, sql.placeholder('queue')),\n    eq(jobs.lockBy", 'eq(jobs.lockBy'],
-      ['the worker owns the task', "eq(jobs.lockBy, sql.placeholder('worker')),", ''],
-      ['the claim is of this second', 'sql`${jobs.lockAt} = to_timestamp(claim.lock_at::float8)`,', ''],
+      ['the task is of the queue', "eq(table.jobType, sql.placeholder('queue')),", ''],
+      ['the worker owns the task', "eq(table.lockBy, sql.placeholder('worker')),", ''],
+      ['the claim is of this second', 'sql`${table.lockAt} = to_timestamp(claim.lock_at::float8)`,', ''],
       [
         'uncharged, the next claim is of another second',
         "greatest(coalesce(${due}, ${jobs.runAt}), ${jobs.lockAt} + interval '1 second')",
         'coalesce(${due}, ${jobs.runAt})',
       ],
-      [
-        'a claim that stands is held',
-        'and(owned(), sql`${jobs.attempts} = claim.attempts`)',
-        'sql`${jobs.attempts} = claim.attempts`',
-      ],
-      ['a claim that stands is of this attempt', 'and(owned(), sql`${jobs.attempts} = claim.attempts`)', 'owned()'],
+      ['a locked task is passed over', '{ of: task, skipLocked: true }', '{ of: task }'],
       ['the history is of this outcome', 'and(asWritten, sql`${jobs.attempts}', 'and(sql`${jobs.attempts}'],
       [
         'the history is of this attempt',
