@@ -59,7 +59,7 @@ const ERRORS: [AnyApalisError, AnyApalisError['code'], string[]][] = [
     [ID, '"q"', 'it is not JSON', 'same codec and schema'],
   ],
   [new RowError('id', 'is not a ULID'), 'ROW', ['column id is not a ULID', 'Find out which program wrote it']],
-  [new MissingFieldError('worker'), 'MISSING_FIELD', ['lacks worker', 'poll, then lock, then ack']],
+  [new MissingFieldError('worker'), 'MISSING_FIELD', ['lacks worker', 'poll, then lock, then ack', 'autoAck: false']],
   [new TaskNotFoundError('lockTask', ID, 'q'), 'TASK_NOT_FOUND', ['lockTask', ID, '"q"', 'look it up with fetchById']],
   [
     new StaleAcknowledgementError(ID, 'q', 'w'),

@@ -269,6 +269,7 @@ describe('lockTask: its claim', () => {
     const after = await row()
     expect(await caught(storage().ack(claim, { status: 'Killed', error: 'late' }))).toMatchObject({
       code: 'STALE_ACKNOWLEDGEMENT',
+      message: expect.stringContaining('it is acknowledged already') as string,
       taskId: id,
       worker,
     })

@@ -71,6 +71,7 @@ describe('start', () => {
     await expect(stopped.start()).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'start' })
     await stopping
     await expect(stopped.start()).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+    await expect(stopped.run()).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'workers' })
     expect(await database.sql`select 1 from apalis.workers where worker_type = ${queue.name}`).toEqual([])
   })
 

@@ -51,12 +51,13 @@ export async function ackInTx(tx: Db, claim: TxClaim, outcome: AckOutcome, cause
   const { held, queue, worker } = claim
   refuseUnlessHeld(claim)
   const acknowledged = { outcome, cause }
+  const repeats = held.inTransaction !== undefined
   // Already now, because a heartbeat may find the row changed before the answer is here.
   held.inTransaction ??= acknowledged
   const written = await ack(tx, queue, worker, [{ fence: held.fence, outcome }]).catch((error: unknown) =>
     refuse(claim, error),
   )
-  if (written.size === 0) throw stale(claim)
+  if (written.size === 0) throw stale(claim, undefined, repeats ? ACKNOWLEDGED_IN_TX : undefined)
   // An earlier one was undone, otherwise this one would have found nothing.
   held.inTransaction = acknowledged
   claim.onAcknowledged()
@@ -70,8 +71,14 @@ export async function claimStands(db: Db, { held, queue, worker }: ClaimOf): Pro
 
 /** The claim is given up in memory first: then nothing is asked of the database. */
 export function refuseUnlessHeld(claim: ClaimOf): void {
-  if (claim.held.state !== 'running') throw stale(claim)
+  const { state } = claim.held
+  if (state === 'over' || state === 'acking') throw stale(claim, undefined, ACKNOWLEDGED)
+  if (state !== 'running') throw stale(claim)
 }
+
+const ACKNOWLEDGED = 'it is acknowledged already. Each claim is acknowledged once.'
+const ACKNOWLEDGED_IN_TX =
+  'a transaction has acknowledged it already, this one or another. Each claim is acknowledged once, unless that was rolled back.'
 
 /**
  * Beyond read committed, a row that was changed since the transaction began is an error and not absent. That means a lost
@@ -83,6 +90,6 @@ async function refuse(claim: TxClaim, error: unknown): Promise<never> {
   throw cause
 }
 
-function stale({ held, queue, worker }: ClaimOf, options?: ErrorOptions): StaleAcknowledgementError {
-  return new StaleAcknowledgementError(held.id, queue, worker, options)
+function stale({ held, queue, worker }: ClaimOf, options?: ErrorOptions, reason?: string): StaleAcknowledgementError {
+  return new StaleAcknowledgementError(held.id, queue, worker, options, reason)
 }

@@ -125,7 +125,10 @@ function notHandedOut(claim: Partial<Claim<unknown>> | null | undefined): Missin
     )
   }
   const missing = (['id', 'worker', 'queue'] as const).find((field) => typeof claim[field] !== 'string')
-  return new MissingFieldError(missing ?? 'its lock time, which only the claim itself has and a copy has not')
+  return new MissingFieldError(
+    missing ??
+      'its lock time, which a copy has not, nor ctx.task of a worker that acknowledges by itself (autoAck: true)',
+  )
 }
 
 function notRecorded(id: TaskId): DatabaseError {

@@ -37,6 +37,8 @@ export interface Worker extends AsyncDisposable {
 
 /** What running workers together takes beyond what users see of one. */
 export interface Runnable extends Worker {
+  /** Whether `stop` was called. */
+  readonly isStopped: boolean
   /** Resolves when somebody has stopped it. */
   readonly stopped: Promise<void>
   /** How many tasks have started or ended so far. */
@@ -55,7 +57,8 @@ export function runnable(worker: Runnable): void {
 /**
  * Starts all workers, runs them until `signal` aborts, they are idle or others have stopped them, and stops all of them.
  *
- * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for anything that `storage.worker` did not return; nothing is started.
+ * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for anything that `storage.worker` did not return, and for a worker that
+ * was stopped before; nothing is started.
  * @throws what the first failing start throws, after the others have stopped.
  */
 export async function runWorkers(
@@ -66,6 +69,7 @@ export async function runWorkers(
   let unwatch: () => void = () => undefined
   try {
     if (signal?.aborted) return
+    refuseStopped(all)
     const aborted = new Promise<void>((resolve) => {
       if (signal !== undefined) unwatch = whenAborted(signal, resolve)
     })
@@ -85,6 +89,12 @@ function checkRunnable(worker: Worker): Runnable {
     'workers',
     'pass what storage.worker returned, and not an object of your own around it.',
   )
+}
+
+/** Otherwise a run of it would be over at once, as if all were well. */
+function refuseStopped(workers: readonly Runnable[]): void {
+  if (!workers.some((worker) => worker.isStopped)) return
+  throw new InvalidArgumentError('workers', 'one of them was stopped; make a new one with storage.worker.')
 }
 
 /** Waits for every start, so that none is under way when the others are stopped. */

@@ -104,7 +104,7 @@ export class QueueWorker<Args, Result> implements Runnable {
   }
 
   start(): Promise<void> {
-    if (this.#state === 'stopping' || this.#state === 'stopped') {
+    if (this.isStopped) {
       const message = 'this worker was stopped; make a new one with storage.worker.'
       return Promise.reject(new InvalidArgumentError('start', message))
     }
@@ -146,6 +146,10 @@ export class QueueWorker<Args, Result> implements Runnable {
       await Promise.all([...this.#lostSessions].map((session) => session.settled()))
       await this.#idleWatch.wait()
     } while (this.#lostSessions.size > 0)
+  }
+
+  get isStopped(): boolean {
+    return this.#stopping !== undefined
   }
 
   get activity(): number {

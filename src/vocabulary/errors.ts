@@ -257,9 +257,10 @@ export class StaleAcknowledgementError extends ApalisError {
   readonly queue: string
   readonly worker: string
 
-  constructor(taskId: TaskId, queue: string, worker: string, options?: ErrorOptions) {
+  /** @param reason - What this process knows of it. */
+  constructor(taskId: TaskId, queue: string, worker: string, options?: ErrorOptions, reason = CLAIM_LOST) {
     super(
-      `Task ${taskId} of queue ${JSON.stringify(queue)} is no longer held by this claim of worker ${JSON.stringify(worker)}: its status, owner, attempt or lock time changed, and another run may have started. Usual cause: no heartbeat for reenqueueOrphanedAfterMs (blocked event loop, lost connection).`,
+      `Task ${taskId} of queue ${JSON.stringify(queue)} is no longer held by this claim of worker ${JSON.stringify(worker)}: ${reason}`,
       options,
     )
     this.taskId = taskId
@@ -267,6 +268,9 @@ export class StaleAcknowledgementError extends ApalisError {
     this.worker = worker
   }
 }
+
+const CLAIM_LOST =
+  'its status, owner, attempt or lock time changed, and another run may have started. Usual cause: no heartbeat for reenqueueOrphanedAfterMs (blocked event loop, lost connection).'
 
 /** `ALREADY_REGISTERED`: another process, or a worker, holds this worker name in this queue. */
 export class AlreadyRegisteredError extends ApalisError {
