@@ -17,14 +17,28 @@ export const DEADLINES: Deadlines = { answerMs: 16_000, strayMs: 20_000, lastCal
 const READING_MS = 100
 
 /** Settles as `work` does, or after `ms` as `onLate` does. */
-export async function within<T>(ms: number, work: Promise<T>, onLate: () => T): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined
-  const late = new Promise<void>((resolve) => {
-    timer = setTimeout(() => (timer = setTimeout(resolve, READING_MS)), ms)
-  }).then(onLate)
-  try {
-    return await Promise.race([work, late])
-  } finally {
-    clearTimeout(timer)
-  }
+export function within<T>(ms: number, work: Promise<T>, onLate: () => T): Promise<T> {
+  // One promise and no race: each push and each statement passes through here.
+  return new Promise((resolve, reject: (reason: Error) => void) => {
+    let timer: ReturnType<typeof setTimeout>
+    const late = () => {
+      try {
+        resolve(onLate())
+      } catch (error) {
+        reject(error as Error)
+      }
+    }
+    const read = () => (timer = setTimeout(late, READING_MS))
+    timer = setTimeout(read, ms)
+    work.then(
+      (value) => {
+        clearTimeout(timer)
+        resolve(value)
+      },
+      (error: unknown) => {
+        clearTimeout(timer)
+        reject(error as Error)
+      },
+    )
+  })
 }

@@ -23,6 +23,11 @@ const MAX_BYTES = 4 * 1024 * 1024
 const DEADLINE_MS = 30_000
 /** After which a group no longer holds up the next: its connection may be dead, or a transaction may keep the last one. */
 const PATIENCE_MS = 1_000
+/**
+ * Of the microtask queue, in which a caller that pushes one task after the other gets its answer and comes with the next.
+ * Without them it would find a group on its way that has no more than the tasks that came meanwhile.
+ */
+const TURNS = 20
 
 const groups = new WeakMap<object, PushGroup>()
 
@@ -102,7 +107,10 @@ export class PushGroup {
 
   async #flush(): Promise<void> {
     this.#flushing = true
-    while (this.#waiting.size > 0) await within(PATIENCE_MS, this.#store(this.#nextGroup()), () => undefined)
+    while (this.#waiting.size > 0) {
+      await within(PATIENCE_MS, this.#store(this.#nextGroup()), () => undefined)
+      await turns(TURNS)
+    }
     this.#flushing = false
   }
 
@@ -141,6 +149,10 @@ export class PushGroup {
     await this.#store(entries.slice(0, middle))
     await this.#store(entries.slice(middle))
   }
+}
+
+async function turns(count: number): Promise<void> {
+  for (let turn = 0; turn < count; turn++) await Promise.resolve()
 }
 
 /** An unknown outcome names the task of its promise alone. */

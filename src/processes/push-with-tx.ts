@@ -1,4 +1,5 @@
 /** The outbox: tasks inserted in the caller's own transaction, so that they exist exactly when its other writes do. */
+import { insertTask } from '../statements/insert-task.js'
 import { insertTasks } from '../statements/insert-tasks.js'
 import { encodeBatch, inStatements, isKeyed, refuseConflicts } from '../vocabulary/batch.js'
 import { databaseError } from '../vocabulary/database-error.js'
@@ -7,6 +8,8 @@ import { InvalidArgumentError, type TaskId } from '../vocabulary/errors.js'
 import { checkOptionNames } from '../vocabulary/limits.js'
 import { mayAnnounce } from '../vocabulary/notify-limit.js'
 import { encodeTask, type EncodedTask, type Task } from '../vocabulary/task.js'
+
+const OPERATION = 'inserting tasks in a transaction'
 
 /** What to do with a task whose idempotency key is taken. Without it the push throws. */
 export interface OnConflict {
@@ -34,8 +37,15 @@ export function pushTaskWithTx(tx: PgTx, task: Task, options: OnConflict): Promi
 export async function pushTaskWithTx(tx: PgTx, task: Task, options?: OnConflict): Promise<TaskId | undefined> {
   const db = transaction(tx, 'pushTaskWithTx')
   checkOnConflict(options)
-  const [id] = await store(db, [await encodeTask(task)], options)
-  return id
+  const encoded = await encodeTask(task)
+  try {
+    const stored = await insertTask(db, encoded, mayAnnounce([encoded], performance.now()))
+    if (stored) return encoded.id
+  } catch (error) {
+    throw databaseError(OPERATION, error)
+  }
+  if (options?.onConflict !== 'doNothing') refuseConflicts([encoded], () => true)
+  return undefined
 }
 
 /**
@@ -75,7 +85,7 @@ async function store(
     const stored = await (options?.onConflict === 'doNothing' ? insert(tx, tasks) : insertAllOrNone(tx, tasks))
     return tasks.map(({ id }) => (stored.has(id) ? id : undefined))
   } catch (error) {
-    throw databaseError('inserting tasks in a transaction', error)
+    throw databaseError(OPERATION, error)
   }
 }
 

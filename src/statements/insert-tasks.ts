@@ -1,27 +1,12 @@
-import { and, isNotNull, notExists, sql, type SQL } from 'drizzle-orm'
-import { integer, text, timestamp } from 'drizzle-orm/pg-core'
-import { apalis, bytea, jsonb } from '../schema.js'
-import { arrayLiteral, bytesArrayLiteral } from '../vocabulary/array-literal.js'
+import { and, notExists, sql, type SQL } from 'drizzle-orm'
+import { jobs } from '../schema.js'
 import { isKeyed } from '../vocabulary/batch.js'
 import { announcesOutsideTx } from '../vocabulary/notify-limit.js'
 import { prepared, type Db } from '../vocabulary/db.js'
+import { insertingAll, insertInto, leavingOutTakenKeys, switched, SWITCHED } from '../vocabulary/new-jobs.js'
+import { rowArrays } from '../vocabulary/row-arrays.js'
 import { keyParameters, tasksWithTakenKey } from '../vocabulary/taken-keys.js'
 import type { EncodedTask } from '../vocabulary/task.js'
-
-/**
- * The columns a producer writes. An INSERT through the whole table would name status, attempts and the lock columns too,
- * which a role with grants on these eight alone may not do.
- */
-const newJobs = apalis.table('jobs', {
-  job: bytea('job').notNull(),
-  id: text('id').notNull(),
-  jobType: text('job_type').notNull(),
-  maxAttempts: integer('max_attempts').notNull(),
-  runAt: timestamp('run_at', { withTimezone: true }).notNull(),
-  priority: integer('priority').notNull(),
-  metadata: jsonb('metadata'),
-  idempotencyKey: text('idempotency_key'),
-})
 
 /**
  * Inserts tasks in the caller's transaction, one statement and one round trip. A task whose key is taken is left out,
@@ -32,9 +17,13 @@ const newJobs = apalis.table('jobs', {
  * @returns The ids that were stored.
  */
 export async function insertTasks(tx: Db, tasks: readonly EncodedTask[], announce: boolean): Promise<Set<string>> {
-  const statement = announce ? insertUnlessKeyTaken : insertUnlessKeyTakenQuietly
-  const rows = await prepared(tx, statement).execute(parameters(tasks))
-  return new Set(rows.map((row) => row.id))
+  const values = { ...parameters(tasks), ...switched(announce) }
+  if (tasks.some(isKeyed)) {
+    const stored = await prepared(tx, insertUnlessKeyTaken).execute(values)
+    return new Set(stored.map(({ id }) => id))
+  }
+  await prepared(tx, insert).execute(values)
+  return new Set(tasks.map(({ id }) => id))
 }
 
 /**
@@ -46,76 +35,59 @@ export async function insertTasks(tx: Db, tasks: readonly EncodedTask[], announc
  * @throws 23505 when a key was taken just now, or stands twice among the tasks, and when an id is stored already.
  */
 export async function insertAllTasks(db: Db, tasks: readonly EncodedTask[]): Promise<boolean> {
-  const notifyOnce = announcesOutsideTx(tasks) ? '' : 'off'
-  const rows = tasks.some(isKeyed)
-    ? await prepared(db, insertIfKeysAreFree).execute({ ...parameters(tasks), ...keyParameters(tasks), notifyOnce })
-    : await prepared(db, insertAll).execute({ ...parameters(tasks), notifyOnce })
-  return rows.length > 0
+  const values = { ...parameters(tasks), ...switched(announcesOutsideTx(tasks)) }
+  if (tasks.some(isKeyed)) {
+    return (await prepared(db, insertIfKeysAreFree).execute({ ...values, ...keyParameters(tasks) })).length > 0
+  }
+  await prepared(db, insertAll).execute(values)
+  return true
 }
 
-const insertUnlessKeyTaken = (db: Db) => leavingOutTakenKeys(insertFrom(db, undefined))
-const insertUnlessKeyTakenQuietly = (db: Db) => leavingOutTakenKeys(insertFrom(db, QUIETLY))
+const rows = rowArrays('task', {
+  job: 'bytea',
+  id: 'text',
+  job_type: 'text',
+  max_attempts: 'int',
+  run_at_ms: 'float8',
+  delay_ms: 'float8',
+  priority: 'int',
+  metadata: 'text',
+  idempotency_key: 'text',
+})
 
-const leavingOutTakenKeys = (insert: ReturnType<typeof insertFrom>) =>
-  insert
-    .onConflictDoNothing({
-      target: [newJobs.jobType, newJobs.idempotencyKey],
-      where: isNotNull(newJobs.idempotencyKey),
-    })
-    .returning({ id: newJobs.id })
+function parameters(tasks: readonly EncodedTask[]): Record<string, string | null> {
+  return rows.parameters({
+    job: tasks.map((task) => task.job),
+    id: tasks.map((task) => task.id),
+    job_type: tasks.map((task) => task.queue),
+    max_attempts: tasks.map((task) => task.maxAttempts),
+    run_at_ms: tasks.map((task) => task.runAtMs ?? null),
+    delay_ms: tasks.map((task) => task.delayMs),
+    priority: tasks.map((task) => task.priority),
+    metadata: tasks.map((task) => task.metadata),
+    idempotency_key: tasks.map((task) => task.idempotencyKey),
+  })
+}
 
-const insertAll = (db: Db) => insertFrom(db, OWN_SETTINGS).returning({ id: newJobs.id })
+/** As `SWITCHED`, and with a limit to how long it waits for other sessions. */
+const OWN_SETTINGS = sql`(select set_config('lock_timeout', '2s', true)) is not null and ${SWITCHED}`
+
+function tasksIf(condition: SQL): SQL {
+  const { job, id, job_type, max_attempts, run_at_ms, delay_ms, priority, metadata, idempotency_key } = rows.column
+  // The server's clock, unless the caller named an instant: clocks of app and database differ.
+  const runAt = sql`coalesce('epoch'::timestamptz + ${run_at_ms} * interval '1 ms', now()) + ${delay_ms} * interval '1 ms'`
+  return sql`
+    select ${job}, ${id}, ${job_type}, ${max_attempts}, ${runAt}, ${priority}, ${metadata}::jsonb, ${idempotency_key}
+    from ${rows.source} where ${condition}`
+}
+
+const TASKS = tasksIf(SWITCHED)
+const TASKS_WITH_OWN_SETTINGS = tasksIf(OWN_SETTINGS)
+
+const insert = (db: Db) => insertingAll(db, TASKS)
+const insertUnlessKeyTaken = (db: Db) => leavingOutTakenKeys(db, TASKS)
+const insertAll = (db: Db) => insertingAll(db, TASKS_WITH_OWN_SETTINGS)
 
 /** Looks before it inserts, because an error stands in the server's log; the unique index still decides. */
 const insertIfKeysAreFree = (db: Db) =>
-  insertFrom(db, and(OWN_SETTINGS, notExists(tasksWithTakenKey(db)))).returning({ id: newJobs.id })
-
-/** Arrays and not a list of rows: one constant text for any number of tasks, and few parameters. */
-function insertFrom(db: Db, condition: SQL | undefined) {
-  const source = sql`unnest(
-    ${sql.placeholder('job')}::bytea[], ${sql.placeholder('id')}::text[], ${sql.placeholder('jobType')}::text[],
-    ${sql.placeholder('maxAttempts')}::int[], ${sql.placeholder('runAtMs')}::float8[], ${sql.placeholder('delayMs')}::float8[],
-    ${sql.placeholder('priority')}::int[], ${sql.placeholder('metadata')}::text[], ${sql.placeholder('idempotencyKey')}::text[]
-  ) as u(job, id, job_type, max_attempts, run_at_ms, delay_ms, priority, metadata, idempotency_key)`
-  return db.insert(newJobs).select(
-    db
-      .select({
-        job: sql<Uint8Array>`u.job`.as('job'),
-        id: sql<string>`u.id`.as('id'),
-        jobType: sql<string>`u.job_type`.as('job_type'),
-        maxAttempts: sql<number>`u.max_attempts`.as('max_attempts'),
-        runAt: RUN_AT.as('run_at'),
-        priority: sql<number>`u.priority`.as('priority'),
-        metadata: sql<unknown>`u.metadata::jsonb`.as('metadata'),
-        idempotencyKey: sql<string | null>`u.idempotency_key`.as('idempotency_key'),
-      })
-      .from(source)
-      .where(condition),
-  )
-}
-
-/** The server's clock, unless the caller named an instant: clocks of app and database differ. */
-const RUN_AT = sql<Date>`coalesce('epoch'::timestamptz + u.run_at_ms * interval '1 ms', now()) + u.delay_ms * interval '1 ms'`
-
-/**
- * Conditions that set something for the one statement they stand in. An uncorrelated subquery runs once, before the first
- * row is inserted; an unreferenced CTE would never run. What it sets is undone at the end of the transaction, and the
- * trigger on the table takes the switch back as soon as it has read it, so that no later INSERT of a transaction is silent.
- */
-const QUIETLY = sql`(select set_config('apalis.notify_once', 'off', true)) is not null`
-const OWN_SETTINGS = sql`(select set_config('lock_timeout', '2s', true)
-  || set_config('apalis.notify_once', ${sql.placeholder('notifyOnce')}, true)) is not null`
-
-function parameters(tasks: readonly EncodedTask[]): Record<string, string> {
-  return {
-    job: bytesArrayLiteral(tasks.map((task) => task.job)),
-    id: arrayLiteral(tasks.map((task) => task.id)),
-    jobType: arrayLiteral(tasks.map((task) => task.queue)),
-    maxAttempts: arrayLiteral(tasks.map((task) => task.maxAttempts)),
-    runAtMs: arrayLiteral(tasks.map((task) => task.runAtMs ?? null)),
-    delayMs: arrayLiteral(tasks.map((task) => task.delayMs)),
-    priority: arrayLiteral(tasks.map((task) => task.priority)),
-    metadata: arrayLiteral(tasks.map((task) => task.metadata)),
-    idempotencyKey: arrayLiteral(tasks.map((task) => task.idempotencyKey)),
-  }
-}
+  insertInto(db, tasksIf(and(OWN_SETTINGS, notExists(tasksWithTakenKey(db)))!)).returning({ id: jobs.id })

@@ -77,7 +77,7 @@ export function database(db: PgDb, call: string): Db {
 }
 
 /** Whether it is a transaction, where both will do. */
-export function isTransaction(dbOrTx: PgDb | PgTx): boolean {
+export function isTransaction(dbOrTx: PgDb | PgTx | Db): boolean {
   return typeof (dbOrTx as Partial<PgTx> | undefined)?.rollback === 'function'
 }
 
@@ -94,7 +94,8 @@ export function kindOf(db: Db): string | undefined {
   return typeof kind === 'string' ? kind : undefined
 }
 
-interface Preparable<Prepared> {
+/** A statement of Drizzle's, not yet executed. */
+export interface Preparable<Prepared> {
   toSQL(): { sql: string }
   prepare(name: string): Prepared
 }
@@ -103,20 +104,24 @@ const preparedStatements = new WeakMap<object, Map<unknown, unknown>>()
 const statementNames = new Map<unknown, string>()
 
 /**
- * The prepared form of a statement, built once per database (or transaction). Prepared, it costs one round trip on every
+ * The prepared form of a statement, built once per database. Prepared, it costs one round trip on every
  * driver; postgres.js needs two for an unprepared one.
  *
  * @param build - A function at module level: it is the key of the cache, and its text must not depend on anything else.
  */
 export function prepared<Prepared>(db: Db, build: (db: Db) => Preparable<Prepared>): Prepared {
+  // A transaction is over before it pays, and thousands of them in a WeakMap keep the garbage collector busy.
+  if (isTransaction(db)) return prepare(db, build)
   const statements = preparedStatements.get(db) ?? new Map<unknown, unknown>()
   preparedStatements.set(db, statements)
-  const known = statements.get(build) as Prepared | undefined
-  if (known !== undefined) return known
+  const known = (statements.get(build) as Prepared | undefined) ?? prepare(db, build)
+  statements.set(build, known)
+  return known
+}
+
+function prepare<Prepared>(db: Db, build: (db: Db) => Preparable<Prepared>): Prepared {
   const query = build(db)
-  const statement = query.prepare(statementName(build, query))
-  statements.set(build, statement)
-  return statement
+  return query.prepare(statementName(build, query))
 }
 
 /** node-postgres refuses one name for two texts on a connection, so the name is made from the text. */

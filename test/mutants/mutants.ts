@@ -558,13 +558,23 @@ export const mutants: readonly Mutant[] = [
     'src/statements/insert-tasks.ts',
     ['test/push.test.ts', 'test/push-group.test.ts', 'test/outbox.test.ts', 'test/notify.test.ts'],
     [
-      ['a push waits for no other session', "set_config('lock_timeout', '2s', true)\n  || ", ''],
+      [
+        'a push waits for no other session',
+        "(select set_config('lock_timeout', '2s', true)) is not null and ${SWITCHED}",
+        '${SWITCHED}',
+      ],
+    ],
+  ),
+  ...of(
+    'src/vocabulary/new-jobs.ts',
+    ['test/push.test.ts', 'test/push-group.test.ts', 'test/outbox.test.ts', 'test/notify.test.ts'],
+    [
       [
         'in a transaction a taken key is no error',
         '.onConflictDoNothing({\n      target: [newJobs.jobType, newJobs.idempotencyKey],\n      where: isNotNull(newJobs.idempotencyKey),\n    })',
         '',
       ],
-      ['what is not to be announced is not', 'insertFrom(db, QUIETLY)', 'insertFrom(db, undefined)'],
+      ['what is not to be announced is not', "${sql.placeholder('notifyOnce')}", "''"],
     ],
   ),
   ...of(

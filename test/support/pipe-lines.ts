@@ -67,7 +67,8 @@ function tasksOf(file: string, onRead: () => void): ReadableStream<Task<string>>
   return new ReadableStream({ pull }, { highWaterMark: 0 })
 }
 
-/** The second parameter of an insert is an array of ids. */
+/** Counts the payloads of an insert, which are the one column that is always sent in full. */
 export function insertedBy(text: string, params: readonly unknown[]): number[] {
-  return text.startsWith('insert') ? [String(params[1]).split(',').length] : []
+  const payloads = params.map(String).find((param) => param.startsWith('{"\\\\x'))
+  return text.startsWith('insert') && payloads !== undefined ? [payloads.split(',').length] : []
 }
