@@ -3,7 +3,7 @@ import { createNodeResolver, importX } from 'eslint-plugin-import-x'
 import { defineConfig, globalIgnores } from 'eslint/config'
 import tseslint from 'typescript-eslint'
 
-const doors = ['./src/index.ts', './src/storage.ts', './src/testing.ts', './src/cli.ts']
+const doors = ['index', 'storage', 'admin', 'reads', 'steering', 'testing', 'cli'].map((door) => `./src/${door}.ts`)
 
 /** Imports point vocabulary <- statements <- processes <- doors. */
 const rooms = [

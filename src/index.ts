@@ -37,6 +37,7 @@ export type { PollInterval } from './vocabulary/poll-backoff.js'
 export type { Status } from './vocabulary/row.js'
 
 export { setup } from './processes/setup.js'
+export type { SetupOptions } from './processes/setup.js'
 export { verifySchema } from './processes/verify-schema.js'
 
 export type { PgDb, PgTx, TxOf } from './vocabulary/db.js'

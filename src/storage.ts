@@ -39,7 +39,9 @@ import { fetchById, listTasks, listWorkers, metrics } from './reads.js'
  * @example const storage = new PostgresStorage(db, emails)
  */
 export class PostgresStorage<Args, Result = void, Input = Args> {
+  /** What the storage was made for. */
   readonly queue: Queue<Args, Result, Input>
+  /** As it was given, without the defaults. */
   readonly config: Readonly<StorageConfig>
   // Private, because printing a storage must not print the client and with it the password.
   readonly #db: PgDb
@@ -55,6 +57,7 @@ export class PostgresStorage<Args, Result = void, Input = Args> {
     this.config = Object.freeze({ ...config })
   }
 
+  /** The database that it was given. */
   get db(): PgDb {
     return this.#db
   }

@@ -401,3 +401,19 @@ describe('remove', () => {
     expect(await storedIn(database.sql, queue)).toEqual([taskId(2)])
   })
 })
+
+describe('a task that a trigger of the application keeps', () => {
+  it.each<[string, Selection]>([
+    ['of a queue', { queue }],
+    ['by id', { ids: [taskId(1)] }],
+  ])('is not told as changed, %s', async (_, which) => {
+    await storeTask(database.sql, { id: taskId(1), queue })
+    await database.sql.unsafe(`
+      create function keep() returns trigger language plpgsql as $$ begin return null; end $$;
+      create trigger keep before update on apalis.jobs for each row execute function keep()`)
+    const { changed } = await CALLS.setPriority(which)
+    await database.sql.unsafe('drop function keep cascade')
+    expect(changed).toEqual([])
+    expect(await rowOf(database.sql, taskId(1))).toMatchObject({ priority: 0 })
+  })
+})

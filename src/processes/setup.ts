@@ -37,6 +37,7 @@ export interface SetupOptions {
  * @throws {SchemaError} `SCHEMA` with the differences when schema `apalis` is of a form it does not know. Nothing was changed.
  * @throws {MigrationError} `MIGRATION` when a step failed, with the sessions that kept it from getting its lock.
  * @throws {DatabaseError} `DATABASE` when the connection failed.
+ * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a transaction, or anything else that is no database.
  */
 export async function setup(db: PgDb, options: SetupOptions = {}): Promise<void> {
   await bringUpToDate(db, { rustInterop: options.rustInterop ?? false, patienceMs: 30_000 })

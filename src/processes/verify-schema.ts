@@ -10,6 +10,7 @@ import { inspectSchema, type Inspection } from './inspect-schema.js'
  * @throws {SchemaError} `SCHEMA` with every difference: what is missing, what is of another form, what a migration of a Rust
  *   crate has reset, which migration a ledger of `setup` lacks.
  * @throws {DatabaseError} `DATABASE` when the database cannot be asked.
+ * @throws {InvalidArgumentError} `INVALID_ARGUMENT` for a transaction, or anything else that is no database.
  */
 export async function verifySchema(db: PgDb): Promise<void> {
   const inspection = await inspect(db)

@@ -19,7 +19,10 @@ export interface FoundTask {
 }
 
 export function changeOf(selection: CheckedSelection, found: readonly FoundTask[]): Change {
-  if (!('ids' in selection)) return { changed: found.map(({ id }) => id as TaskId), refused: [] }
+  if (!('ids' in selection)) {
+    // One that was found may have stayed as it was, by a trigger of the application.
+    return { changed: found.filter(({ changed }) => changed).map(({ id }) => id as TaskId), refused: [] }
+  }
   const byId = new Map(found.map((task) => [task.id, task]))
   const isChanged = (id: TaskId) => byId.get(id)?.changed === true
   return {

@@ -11,6 +11,7 @@ const BRAND = Symbol.for('apalis-drizzle.error')
 export type TaskId = string & { readonly [brand]: 'TaskId' }
 declare const brand: unique symbol
 
+/** What all errors of this library are. `isApalisError` recognises them, also those of another copy of the package. */
 export abstract class ApalisError extends Error {
   abstract readonly code: string
   /** Declared here for programs whose `lib` is older than ES2022. */
@@ -248,7 +249,7 @@ export class TaskNotFoundError extends ApalisError {
 }
 
 const NOT_CLAIMABLE =
-  'It may be delayed, locked by another worker, finished, deleted or in another queue, or its queue is paused: look it up with fetchById.'
+  'It may be delayed, locked by another worker, finished, deleted or in another queue, or its queue is paused: look it up with fetchById of a storage of its queue.'
 
 /** `STALE_ACKNOWLEDGEMENT`: the claim is no longer the task's. Nothing was changed. */
 export class StaleAcknowledgementError extends ApalisError {

@@ -21,6 +21,10 @@ export type WorkerEventBody =
   | { readonly type: 'worker.recovered'; readonly operation: string; readonly failures: number }
   | { readonly type: 'orphan.swept'; readonly ids: readonly TaskId[]; readonly from: readonly string[] }
   | { readonly type: 'tasks.pruned'; readonly status: PrunableStatus; readonly count: number }
+  /**
+   * `task.deferred`: returned to the queue uncharged. `task.stale`: its claim was lost or its outcome could not be recorded,
+   * so another run may follow. `task.overrun`: its handler goes on after its signal has aborted, and keeps its slot.
+   */
   | {
       readonly type: 'task.claimed' | 'task.done' | 'task.deferred' | 'task.stale' | 'task.overrun'
       readonly id: TaskId

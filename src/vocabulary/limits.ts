@@ -5,9 +5,9 @@ import { InvalidArgumentError } from './errors.js'
 export const MAX_PAYLOAD_BYTES = 1_048_576
 export const MAX_RESULT_BYTES = 1_048_576
 export const MAX_METADATA_BYTES = 8192
-export const MAX_KEY_BYTES = 1024
-export const MAX_QUEUE_BYTES = 255
-export const MAX_WORKER_BYTES = 255
+const MAX_KEY_BYTES = 1024
+const MAX_QUEUE_BYTES = 255
+const MAX_WORKER_BYTES = 255
 export const MAX_ERROR_BYTES = 8192
 
 /** The largest `int4`, the type of the columns for attempts and priority. */
@@ -50,7 +50,7 @@ export function checkIdempotencyKey(key: string): string {
 }
 
 /** @throws {InvalidArgumentError} if PostgreSQL cannot store the text, or would store another one. */
-export function checkText(argument: string, text: string, maxBytes: number): string {
+function checkText(argument: string, text: string, maxBytes: number): string {
   if (typeof text !== 'string') throw new InvalidArgumentError(argument, `a string is needed, not ${typeOf(text)}.`)
   const problem = text.includes('\0') ? 'a NUL character' : text.isWellFormed() ? undefined : 'a lone surrogate'
   if (problem !== undefined) {

@@ -110,7 +110,7 @@ function readStored(json: string, form: 'superjson' | 'json'): StoredResult<unkn
 }
 
 /** Text as the column can hold it, cut to 8,192 bytes between two characters. */
-export function storedText(text: string): string {
+function storedText(text: string): string {
   // Cut before it is searched: a message may hold megabytes. Each UTF-16 unit is at least one byte.
   const head = text
     .slice(0, MAX_ERROR_BYTES + 1)
@@ -121,7 +121,7 @@ export function storedText(text: string): string {
 }
 
 /** The message, after the name where that says more than `Error`. */
-export function errorText(error: unknown): string {
+function errorText(error: unknown): string {
   try {
     if (typeof error === 'string') return error
     if (!(error instanceof Error)) return `The handler threw ${typeOf(error)} instead of an Error.`
