@@ -1,7 +1,7 @@
 /**
  * `npm run readme`: compiles and runs the TypeScript of README.md.
  *
- * Every ```ts block is type-checked, on both Drizzle lines. A block with imports or exports is a module; it has the file
+ * Every ```ts block is type-checked, on both Drizzle lines, and with the DOM. A block with imports or exports is a module; it has the file
  * name that its first line gives as a comment (`// shop.ts`), under which others may import it. A block without is a
  * fragment: it is checked as the body of an async function at the end of the module before it.
  *
@@ -45,7 +45,12 @@ await rm(folder, { recursive: true, force: true })
 await mkdir(folder, { recursive: true })
 for (const { file, source } of modules) await writeFile(path.join(folder, file), source)
 
-const problems = ['tsconfig.json', 'tsconfig.rc.json'].flatMap(typeCheck)
+// With the DOM too, which a program has that sets no `lib`: it types streams and requests in its own way.
+const problems = [
+  ...typeCheck('tsconfig.json'),
+  ...typeCheck('tsconfig.json', ['lib.dom.d.ts', 'lib.dom.iterable.d.ts']),
+  ...typeCheck('tsconfig.rc.json'),
+]
 for (const problem of problems) console.error(problem)
 if (problems.length > 0) process.exit(1)
 console.log(`README.md: ${modules.length} modules compile.`)
@@ -99,7 +104,7 @@ function linesOf(first: number, code: string): number[] {
     .map((_, index) => first + index)
 }
 
-function typeCheck(config: string): string[] {
+function typeCheck(config: string, lib: string[] = []): string[] {
   const options = ts.getParsedCommandLineOfConfigFile(
     path.join(root, config),
     { noUnusedLocals: false, noUnusedParameters: false, noPropertyAccessFromIndexSignature: false },
@@ -108,7 +113,7 @@ function typeCheck(config: string): string[] {
   if (!options) throw new Error(`${config} cannot be read.`)
   const program = ts.createProgram(
     modules.map(({ file }) => path.join(folder, file)),
-    options,
+    { ...options, lib: [...(options.lib ?? []), ...lib] },
   )
   return ts.getPreEmitDiagnostics(program).map((problem) => `${placeOf(problem)} (${config})`)
 }
