@@ -462,6 +462,14 @@ describe('a lost registration', () => {
     expect(await row(id)).toMatchObject({ status: 'Done', attempts: 2, last_result: { Ok: 'second run' } })
   })
 
+  it('which nobody used to take over, is told by the worker that was silent', async () => {
+    const mails = work<string>()
+    await mails.started(idle, { keepAliveMs: 100, reenqueueOrphanedAfterMs: 1_000 })
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1_500)
+    const { level, message } = await mails.events.next('worker.error')
+    expect([level, message]).toEqual(['warn', expect.stringMatching(/no heartbeat for [12] s, .* process frozen/)])
+  })
+
   it('of a full name is tried again until the stranger is gone; stop does not wait for that', async () => {
     const mails = work<string>()
     const worker = await mails.started(idle, { ...lively, name: 'only#1' })
@@ -688,13 +696,14 @@ describe('the sweep', () => {
     })
 
     it('after a machine has slept, so that nobody sent any', async () => {
-      const { log, swept } = await beating()
+      const { log, silences, swept } = await beating()
       await swept()
       const { now } = Date
       vi.spyOn(Date, 'now').mockImplementation(() => now.call(Date) + 3_600_000)
       log.length = 0
       await swept()
       expect(log.filter((line) => line === 'beat').length).toBeGreaterThanOrEqual(2)
+      expect(silences).toEqual([expect.closeTo(3_600_000, -5)])
     })
 
     /** The heartbeat of one registration, through a proxy, and what it told. */
@@ -706,9 +715,11 @@ describe('the sweep', () => {
       await storeWorker(database.sql, alive)
       await storeWorker(database.sql, dead)
       const log: string[] = []
+      const silences: number[] = []
       const hooks: KeepAliveHooks = {
         onBeat: () => void log.push('beat'),
         onSwept: () => void log.push('swept'),
+        onSilence: (ms) => silences.push(ms),
         onFailure: () => void log.push('failed'),
         onSuccess: () => undefined,
         onLost: () => void log.push('lost'),
@@ -732,7 +743,7 @@ describe('the sweep', () => {
         await until(async () => log.at(-1) === 'swept', 'a sweep')
         await database.sql`delete from apalis.jobs where id = ${id}`
       }
-      return { proxy, log, swept }
+      return { proxy, log, silences, swept }
     }
   })
 })

@@ -28,6 +28,8 @@ export interface KeepAliveHooks {
   /** @param sentAt - `performance.now()` before the request left. */
   onBeat(beat: Heartbeat, sentAt: number): void
   onSwept(orphans: readonly OwnedOrphan[]): void
+  /** The registration stands, although others might have taken it over. @param silentMs - Between the last two heartbeats. */
+  onSilence(silentMs: number): void
   onFailure(operation: KeepAliveOperation, error: unknown): void
   onSuccess(operation: KeepAliveOperation): void
   /** @param refused - Whether the database has said so. Otherwise others may take over, and may not have done so yet. */
@@ -90,7 +92,10 @@ export class KeepAlive {
       )
       if (this.#stopping) return true
       if (!beat.registered) return this.#lost(new WorkerNotRegisteredError('heartbeat', queue, worker), true)
-      if (this.#mayBeTakenOver(sentDate)) this.#aliveSince = undefined
+      if (this.#mayBeTakenOver(sentDate)) {
+        this.#aliveSince = undefined
+        this.hooks.onSilence(sentDate - this.#lastSuccess)
+      }
       this.#aliveSince ??= sentDate
       this.#lastSuccess = sentDate
       this.hooks.onSuccess('sending the heartbeat')

@@ -108,6 +108,14 @@ export function reportOrphans(report: Report, orphans: readonly OwnedOrphan[], o
   }
 }
 
+/** A worker that could not even notice: nothing failed, and no heartbeat was sent. */
+export function reportSilence(report: Report, silentMs: number): void {
+  const operation = 'sending the heartbeat'
+  const silence = `no heartbeat for ${Math.round(silentMs / 1_000)} s, longer than reenqueueOrphanedAfterMs`
+  const message = `${silence}: the event loop was blocked or the process frozen; others may have taken its tasks`
+  report('warn', message, { type: 'worker.error', operation, cause: new Error(message) })
+}
+
 /** How many of those that return have an attempt less, where that is known. */
 function charges(orphans: readonly OwnedOrphan[]): string {
   if (orphans.some(({ charged }) => charged === undefined)) return ''

@@ -27,7 +27,7 @@ import { InFlight } from './in-flight.js'
 import { KeepAlive } from './keep-alive.js'
 import type { Outages } from './outages.js'
 import { OutcomeRecorder } from './outcome-recorder.js'
-import { reportLateError, reportOrphans, reportOverrun, reportWait } from './outcome-report.js'
+import { reportLateError, reportOrphans, reportOverrun, reportSilence, reportWait } from './outcome-report.js'
 import { Reconciliation } from './reconciliation.js'
 import type { Registration } from './registration.js'
 import { inWords, type Report } from './report.js'
@@ -102,6 +102,7 @@ export class Session<Args, Result> {
     this.#keepAlive = new KeepAlive(control, registration, registeredAt, settings, {
       onBeat: (beat, sentAt) => reconciliation.reconcile(beat, sentAt, this.#claimSentAt),
       onSwept: (orphans) => reportOrphans(report, orphans, 'silent workers'),
+      onSilence: (silentMs) => reportSilence(report, silentMs),
       onFailure: (operation, error) => outages.failed(operation, error),
       onSuccess: (operation) => outages.worked(operation),
       onLost: (cause, refused) => {
