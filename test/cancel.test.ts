@@ -12,6 +12,7 @@ import { newLeaseToken, registerWorker } from '../src/processes/registration.js'
 import { reporter } from '../src/processes/report.js'
 import { Session } from '../src/processes/session.js'
 import { Slots } from '../src/processes/slots.js'
+import { StuckSlots } from '../src/processes/stuck-slots.js'
 import { definitionOf } from '../src/vocabulary/definition.js'
 import { findCancelled } from '../src/statements/find-cancelled.js'
 import type { Db } from '../src/vocabulary/db.js'
@@ -292,6 +293,7 @@ describe('a task that was cancelled', () => {
       settings,
       deadlines: DEADLINES,
       slots: new Slots(1, () => undefined),
+      stuckSlots: new StuckSlots(report),
       onDemand: false,
       idleWatch: new IdleWatch(() => undefined),
       heldEarlier: () => false,

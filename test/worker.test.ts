@@ -334,6 +334,41 @@ describe('timeoutMs', () => {
     expect(began).toEqual(['stubborn', 'next'])
   })
 
+  it('hands back what was claimed ahead, claims no more, and says so, while every slot is held by such a handler', async () => {
+    const { storage, events, started } = work<string>({ timeoutMs: 50 })
+    await storage.push('stubborn')
+    await storage.push('stubborn')
+    const ends = gate()
+    await started((name) => (name === 'stubborn' ? ends.opened : undefined), { concurrency: 2, bufferSize: 4 })
+    const ahead = await storage.push('ahead')
+    await events.next('task.claimed', ({ id }) => id === ahead)
+    const isStuck = (event: { readonly operation: string }) => event.operation === 'finding a free slot'
+    const { level, message } = await events.next('worker.error', isStuck)
+    expect(level).toBe('warn')
+    expect(message).toMatch(
+      /all 2 slots are held by handlers that ignored their signal, .*; 1 task was handed back; restart/,
+    )
+    const late = await storage.push('late')
+    await events.next('task.deferred', ({ id }) => id === ahead)
+    expect(await row(ahead)).toMatchObject({ status: 'Pending', attempts: 0, lock_by: null })
+    ends.open()
+    await events.next('worker.recovered', isStuck)
+    for (const id of [ahead, late]) await events.next('task.done', (event) => event.id === id)
+    const types = events.all.map(({ type }) => type)
+    const stuck = types.slice(types.indexOf('worker.error'), types.indexOf('worker.recovered'))
+    expect(stuck).not.toContain('task.claimed')
+  })
+
+  it('ends a run until idle also while every slot is held by such a handler', async () => {
+    const { storage, events, worker } = work<string>({ timeoutMs: 50, maxAttempts: 1 })
+    const id = await storage.push('stubborn')
+    const ends = gate()
+    await worker(() => ends.opened, { concurrency: 1, stopTimeoutMs: 0 }).run({ untilIdle: true })
+    ends.open()
+    expect(await row(id)).toMatchObject({ status: 'Killed', attempts: 1 })
+    expect(events.all.map(({ type }) => type)).toContain('worker.error')
+  })
+
   it('covers a schema of the payload that does not answer: its slot waits for it, its handler is never called', async () => {
     const { schema: args, answers, begin } = slowSchema()
     const { storage, events, started } = work<string>({ args, timeoutMs: 50 })

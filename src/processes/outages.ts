@@ -5,8 +5,8 @@
 import { databaseError } from '../vocabulary/database-error.js'
 import { inWords, type Report } from './report.js'
 
-const FIRST_REMINDER_MS = 60_000
-const MAX_REMINDER_MS = 900_000
+export const FIRST_REMINDER_MS = 60_000
+export const MAX_REMINDER_MS = 900_000
 
 interface Outage {
   readonly since: number

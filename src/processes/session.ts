@@ -34,6 +34,7 @@ import { inWords, type Report } from './report.js'
 import { ABORT_GRACE_MS, runTask, type Execution, type RunHooks, type TaskRunner } from './run-task.js'
 import { RunningMarks } from './running-marks.js'
 import type { Slots } from './slots.js'
+import type { StuckSlots } from './stuck-slots.js'
 
 /** A stop that takes no longer surprises nobody. */
 const TELL_AFTER_MS = 1_000
@@ -46,6 +47,7 @@ export interface SessionParts<Args, Result> {
   readonly settings: WorkerSettings
   readonly deadlines: Deadlines
   readonly slots: Slots
+  readonly stuckSlots: StuckSlots
   /** Whether the application asks for each task, and so says itself how many it holds without an acknowledgement. */
   readonly onDemand: boolean
   readonly idleWatch: IdleWatch
@@ -192,10 +194,12 @@ export class Session<Args, Result> {
    * How many tasks to claim: none until half of the buffer is used up, so that claims under load are large. Outcomes on
    * their way count as far as they are more than a buffer, so that a database that takes no acknowledgements is not asked
    * for more tasks, and claims are not small while it takes them; and so do those that the application has yet to tell, so
-   * that one which never does is not handed the whole queue.
+   * that one which never does is not handed the whole queue. With every slot stuck none are claimed, except one by one for
+   * those who wait for the queue to be empty, which goes back.
    */
   #room(): number {
-    const { settings, slots, onDemand } = this.parts
+    const { settings, slots, onDemand, idleWatch } = this.parts
+    if (this.#stuck) return idleWatch.asked ? 1 : 0
     const { bufferSize } = settings
     if (this.#held.buffered > bufferSize / 2) return 0
     const acking = Math.max(this.#acks.underWay - bufferSize, 0)
@@ -219,8 +223,10 @@ export class Session<Args, Result> {
       if (hints !== this.#cancellations.hints) this.#cancellations.look()
       this.#fillSlots()
       if (this.#state !== 'working') this.#handBackBuffer()
+      else if (this.#stuck) this.#giveWay()
       if (wasIdle && rows.length === 0) idleWatch.noteIdle(sentAt)
-      return rows.length
+      // As if there were no more, so that the next look is not at once.
+      return this.#stuck ? 0 : rows.length
     } finally {
       this.#claimSentAt = undefined
     }
@@ -256,7 +262,7 @@ export class Session<Args, Result> {
   }
 
   async #run(held: HeldClaim): Promise<void> {
-    const { slots, runner } = this.parts
+    const { slots, stuckSlots, runner } = this.parts
     slots.take()
     held.start()
     const execution = await runTask(held, runner, this.#hooks)
@@ -264,7 +270,8 @@ export class Session<Args, Result> {
     if (overrun === undefined) slots.release()
     else {
       reportOverrun(this.parts.report, held)
-      void overrun.then(() => slots.release())
+      slots.keep(overrun, () => stuckSlots.ended())
+      if (this.#stuck) this.#giveWay()
     }
     await this.#conclude(held, execution)
   }
@@ -320,6 +327,18 @@ export class Session<Args, Result> {
     this.#unacknowledged -= 1
     if (held.state !== 'running' && held.state !== 'lost') return
     if (!(await this.#recorder.endedInTransaction(held))) await this.#recorder.record(held, { status: 'Pending' })
+  }
+
+  /** Whether no task can start. Consumers of a poll take theirs without holding a slot. */
+  get #stuck(): boolean {
+    return !this.parts.onDemand && this.parts.slots.stuck
+  }
+
+  /** Leaves the buffer to other processes: under our heartbeat its tasks would wait for as long as the handlers hang. */
+  #giveWay(): void {
+    const { slots, stuckSlots } = this.parts
+    stuckSlots.began(slots.size, this.#held.buffered)
+    this.#handBackBuffer()
   }
 
   #handBackBuffer(): void {

@@ -5,6 +5,8 @@
 export class Slots {
   #size: number
   #taken = 0
+  /** Those of the taken whose handlers have ignored their signal. */
+  #overrun = 0
   #changes = 0
 
   constructor(
@@ -24,6 +26,15 @@ export class Slots {
     return this.#taken
   }
 
+  get size(): number {
+    return this.#size
+  }
+
+  /** Whether nothing can start until a handler that ignored its signal ends after all. */
+  get stuck(): boolean {
+    return this.#overrun > 0 && this.#overrun >= this.#size
+  }
+
   /** How many handlers have started or ended so far, to tell whether anything happened between two looks. */
   get changes(): number {
     return this.#changes
@@ -41,6 +52,16 @@ export class Slots {
   take(): void {
     this.#taken += 1
     this.#changes += 1
+  }
+
+  /** The handler ignored its signal, and keeps its slot until `over`. */
+  keep(over: Promise<void>, onOver: () => void): void {
+    this.#overrun += 1
+    void over.then(() => {
+      this.#overrun -= 1
+      this.release()
+      onOver()
+    })
   }
 
   release(): void {

@@ -37,6 +37,7 @@ import { runnable, runWorkers, type Runnable, type RunOptions } from './run-work
 import type { TaskRunner } from './run-task.js'
 import { Session } from './session.js'
 import { Slots } from './slots.js'
+import { StuckSlots } from './stuck-slots.js'
 import { Wakeup } from './wakeup.js'
 
 const FIRST_REGISTER_BACKOFF_MS = 100
@@ -51,6 +52,7 @@ export class QueueWorker<Args, Result> implements Runnable {
   readonly #settings: WorkerSettings
   readonly #leaseToken = newLeaseToken()
   readonly #slots: Slots
+  readonly #stuckSlots = new StuckSlots((...event) => this.#report(...event))
   readonly #idleWatch = new IdleWatch(() => this.#session?.wake())
   readonly #onEvent: ((event: WorkerEvent) => void) | undefined
   readonly #outages = new Outages((...event) => this.#report(...event))
@@ -209,8 +211,11 @@ export class QueueWorker<Args, Result> implements Runnable {
       settings: this.#settings,
       deadlines: this.deadlines,
       slots: this.#slots,
+      stuckSlots: this.#stuckSlots,
       onDemand: this.onDemand,
       idleWatch: this.#idleWatch,
+      // They are not told what the beats of this session say: the signals of their claims have aborted as lost, and their
+      // outcomes are offered under a fence, which tells them apart from a later claim.
       heldEarlier: (claim) => [...this.#lostSessions].some((session) => session.holds(claim)),
       listening: () => this.#listening,
       runner: this.#runner(registration.worker),
@@ -316,6 +321,7 @@ export class QueueWorker<Args, Result> implements Runnable {
     this.#requestStop()
     this.#pause.wake()
     this.#idleWatch.end()
+    this.#stuckSlots.stop()
     const { lastCallMs } = this.deadlines
     const sessions = [...this.#lostSessions, ...(this.#session === undefined ? [] : [this.#session])]
     const supervising = this.#supervising
