@@ -249,7 +249,7 @@ describe('a batch that fails', () => {
   it.each<[string, Task<string>, string]>([
     ['has an option that cannot be stored', emails.task('bad', { priority: -1 }), 'priority'],
     ['belongs to another queue', defineQueue<string>('invoices').task('bad'), 'task'],
-    ['is none', 'a line' as unknown as Task<string>, 'queue'],
+    ['is none', 'a line' as unknown as Task<string>, 'task'],
   ])('for a task that %s is that task alone, after those before it are stored', async (_, refused, argument) => {
     const writer = storageOf(10).sink().getWriter()
     void writer.closed.catch(() => undefined)
