@@ -97,7 +97,7 @@ export const mutants: readonly Mutant[] = [
     [
       ['the task is of the queue', 'guard(inQueue, free, sql', 'guard(free, sql'],
       ['the task may be claimed, or is the worker’s', 'guard(inQueue, free, sql', 'guard(inQueue, sql'],
-      ['the task is due', 'guard(inQueue, free, sql`${jobs.runAt} <= now()`)', 'guard(inQueue, free)'],
+      ['the task is due', 'guard(inQueue, free, sql`${jobs.runAt} <= ${now}`)', 'guard(inQueue, free)'],
       ['the queue is not paused', '(${claimable()} and not ${isPaused(jobs.jobType)})', '${claimable()}'],
       ['its own tasks only when it asks for them', "${sql.placeholder('again')}::boolean and ", ''],
       [
@@ -114,7 +114,7 @@ export const mutants: readonly Mutant[] = [
       ['no process has the name', 'sql`${workers.leaseToken} is null\n      and', 'sql`'],
       [
         'the registration is fresh',
-        "and ${workers.lastSeen} > now() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms'",
+        "and ${workers.lastSeen} > ${now} - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms'",
         '',
       ],
       ['a locked task is skipped', ' skip locked`', '`'],
@@ -370,7 +370,7 @@ export const mutants: readonly Mutant[] = [
       ['the registration is that of a worker', "when ${workers.leaseToken} is not null then 'worker'", ''],
       [
         'the registration was not renewed',
-        "when ${workers.lastSeen} <= now() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms' then 'silent'",
+        "when ${workers.lastSeen} <= statement_timestamp() - ${sql.placeholder('thresholdMs')}::float8 * interval '1 ms' then 'silent'",
         '',
       ],
       ['the registration is of this name', "eq(workers.id, sql.placeholder('worker')), ", ''],
