@@ -402,7 +402,6 @@ export const mutants: readonly Mutant[] = [
     [
       ['the task is of the queue', "and(eq(jobs.jobType, sql.placeholder('queue')), or(", 'and(or('],
       ['the task has the status', 'or(...chosen.map((status) => AS_INDEXED[status])), ', ''],
-      ['of a queue, only what may be changed is meant', ', guard(accepts))', ')'],
       ['only what may be changed is changed', 'select id from found where accepted', 'select id from found'],
       ['the task is locked before it is judged', "\n      .for('update'),", ','],
       ['tasks are locked in the order of their ids', '\n      .orderBy(jobs.id)', ''],
