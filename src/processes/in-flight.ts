@@ -11,22 +11,25 @@ export class InFlight {
 
   add(work: Promise<unknown>): void {
     this.#count += 1
-    const end = () => {
-      this.#count -= 1
-      this.onEnd()
-      if (this.#waiting.length === 0) return
-      const waiting = this.#waiting
-      this.#waiting = []
-      for (const resolve of waiting) resolve()
-    }
-    void work.then(end, (error: unknown) => {
-      end()
-      throw error
-    })
+    void work.then(this.#end, this.#fail)
   }
 
   /** Resolves when some of it ends, also of what is added later. */
   nextEnd(): Promise<void> {
     return new Promise((resolve) => this.#waiting.push(resolve))
+  }
+
+  readonly #end = (): void => {
+    this.#count -= 1
+    this.onEnd()
+    if (this.#waiting.length === 0) return
+    const waiting = this.#waiting
+    this.#waiting = []
+    for (const resolve of waiting) resolve()
+  }
+
+  readonly #fail = (error: unknown): never => {
+    this.#end()
+    throw error
   }
 }

@@ -51,26 +51,42 @@ interface Progress {
   succeeded: boolean
 }
 
-/** Never rejects: whatever goes wrong is an outcome of the task. So is, whoever acknowledges, that it cannot be read. */
-export async function runTask<Args, Result>(
+/**
+ * Never rejects: whatever goes wrong is an outcome of the task. So is, whoever acknowledges, that it cannot be read.
+ *
+ * Resolves when the execution ends, or when it has ignored the claim's signal for the grace period.
+ */
+export function runTask<Args, Result>(
   claim: HeldClaim,
   runner: TaskRunner<Args, Result>,
   hooks: RunHooks<Args>,
 ): Promise<Execution> {
+  const { timeoutMs } = runner.queue
   const progress: Progress = { handedOut: false, succeeded: false }
-  try {
-    const waited = await unlessIgnored(claim, runner.queue.timeoutMs, execute(claim, runner, hooks, progress))
-    if ('ended' in waited) return waited.ended
-    const { overrun } = waited
-    if (progress.handedOut) return { outcome: undefined, overrun }
-    if (progress.succeeded) return { ...unstorable(resultUnchecked()), overrun }
-    return { ...failed(claim, runner, claim.abortReason), overrun }
-  } catch (error) {
-    return progress.handedOut ? { outcome: undefined, cause: error } : failed(claim, runner, error)
-  }
+  return new Promise((resolve) => {
+    let grace: ReturnType<typeof setTimeout> | undefined
+    const timeout = timeoutMs === undefined ? undefined : setTimeout(() => claim.abort('timeout'), timeoutMs)
+    const over = execute(claim, runner, hooks, progress).then((execution) => {
+      clearTimeout(timeout)
+      clearTimeout(grace)
+      claim.onAbort = undefined
+      resolve(execution)
+    })
+    claim.onAbort = () => {
+      grace = setTimeout(() => resolve({ ...ignored(claim, runner, progress), overrun: over }), ABORT_GRACE_MS)
+    }
+    if (claim.abortReason !== undefined) claim.onAbort()
+  })
 }
 
-/** All that may take time, schemas included. Rejects with what kept the handler from running, or with what it threw. */
+/** What to record of an execution that goes on. */
+function ignored<Args, Result>(claim: HeldClaim, runner: TaskRunner<Args, Result>, progress: Progress): Execution {
+  if (progress.handedOut) return { outcome: undefined }
+  if (progress.succeeded) return unstorable(resultUnchecked())
+  return failed(claim, runner, claim.abortReason)
+}
+
+/** All that may take time, schemas included. Never rejects. */
 async function execute<Args, Result>(
   claim: HeldClaim,
   runner: TaskRunner<Args, Result>,
@@ -78,73 +94,37 @@ async function execute<Args, Result>(
   progress: Progress,
 ): Promise<Execution> {
   const { handler, worker, queue, autoAck } = runner
-  const reading = readClaim(queue, worker, claim.row)
-  const task = isThenable(reading) ? await reading : reading
-  // A schema may take its time, and the claim may be lost or given up meanwhile.
-  if (claim.abortReason !== undefined) throw claim.abortReason
-  if (!autoAck) {
-    hooks.handOut(claim, task)
-    progress.handedOut = true
-  }
-  const result = await handler(task.args, {
-    task,
-    id: task.id,
-    attempt: task.attempt,
-    get signal() {
-      return claim.signal
-    },
-    worker,
-    completeWithTx: async (tx, value) => {
-      await completeInTx(tx, hooks.inTx(claim), queue, value)
-      return COMPLETED
-    },
-  })
-  if (result === COMPLETED) return { outcome: undefined, unlessCompleted: () => notCompleted(claim, runner) }
-  if (!autoAck) return { outcome: undefined }
-  progress.succeeded = true
-  return done(runner, result as Result)
-}
-
-/** Waits until the work ends, or until it has ignored the claim's signal for the grace period. */
-function unlessIgnored<T>(
-  claim: HeldClaim,
-  timeoutMs: number | undefined,
-  work: Promise<T>,
-): Promise<{ readonly ended: T } | { readonly overrun: Promise<void> }> {
-  return new Promise((resolve, reject) => {
-    let grace: ReturnType<typeof setTimeout> | undefined
-    const timeout = timeoutMs === undefined ? undefined : setTimeout(() => claim.abort('timeout'), timeoutMs)
-    const stopWaiting = () => {
-      clearTimeout(timeout)
-      clearTimeout(grace)
-      claim.onAbort = undefined
-    }
-    const ended = work.then(
-      (value) => {
-        stopWaiting()
-        resolve({ ended: value })
-      },
-      (error: unknown) => {
-        stopWaiting()
-        // Whatever the handler has thrown.
-        // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors
-        reject(error)
-      },
-    )
-    claim.onAbort = () => {
-      grace = setTimeout(() => resolve({ overrun: ended }), ABORT_GRACE_MS)
-    }
-    if (claim.abortReason !== undefined) claim.onAbort()
-  })
-}
-
-/** The handler has done its work, so the task ends here even if its result cannot be stored: a rerun would repeat the work. */
-async function done<Args, Result>({ queue }: TaskRunner<Args, Result>, result: Result): Promise<Execution> {
   try {
-    const written = okResult(queue, result)
+    const reading = readClaim(queue, worker, claim.row)
+    const task = isThenable(reading) ? await reading : reading
+    // A schema may take its time, and the claim may be lost or given up meanwhile.
+    if (claim.abortReason !== undefined) throw claim.abortReason
+    if (!autoAck) {
+      hooks.handOut(claim, task)
+      progress.handedOut = true
+    }
+    const result = await handler(task.args, {
+      task,
+      id: task.id,
+      attempt: task.attempt,
+      get signal() {
+        return claim.signal
+      },
+      worker,
+      completeWithTx: async (tx, value) => {
+        await completeInTx(tx, hooks.inTx(claim), queue, value)
+        return COMPLETED
+      },
+    })
+    if (result === COMPLETED) return { outcome: undefined, unlessCompleted: () => notCompleted(claim, runner) }
+    if (!autoAck) return { outcome: undefined }
+    progress.succeeded = true
+    const written = okResult(queue, result as Result)
     return { outcome: { status: 'Done', result: isThenable(written) ? await written : written } }
   } catch (error) {
-    return unstorable(error)
+    if (progress.handedOut) return { outcome: undefined, cause: error }
+    // The handler has done its work, so the task ends here even if its result cannot be stored: a rerun would repeat it.
+    return progress.succeeded ? unstorable(error) : failed(claim, runner, error)
   }
 }
 

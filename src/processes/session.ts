@@ -68,7 +68,7 @@ export class Session<Args, Result> {
   /** Claims whose handler is through, and which wait for the application to acknowledge them. */
   #unacknowledged = 0
   /** Whatever is under way with a held claim that is not buffered, and the hand-backs of strays. */
-  readonly #tasks = new InFlight(() => this.#claims.wake())
+  readonly #tasks = new InFlight(() => this.#offerRoom())
   /** When the claim under way was sent. */
   #claimSentAt: number | undefined
   readonly #acks: AckGroup
@@ -126,7 +126,7 @@ export class Session<Args, Result> {
   /** Tells that a slot became free, or that somebody waits for the worker to be idle. */
   wake(): void {
     this.#fillSlots()
-    this.#claims.wake()
+    this.#offerRoom()
   }
 
   /** Tells that there may be a new task. */
@@ -205,6 +205,11 @@ export class Session<Args, Result> {
     const acking = Math.max(this.#acks.underWay - bufferSize, 0)
     const unacknowledged = onDemand ? 0 : this.#unacknowledged
     return bufferSize + slots.free - this.#held.buffered - acking - unacknowledged
+  }
+
+  /** Most of what ends makes no room: waking the loop each time would cost more than the task. */
+  #offerRoom(): void {
+    if (this.#room() > 0 || this.parts.idleWatch.asked) this.#claims.wake()
   }
 
   async #claim(limit: number): Promise<number> {

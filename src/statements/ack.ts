@@ -2,12 +2,12 @@ import { and, eq, not, or, sql, type SQL, type SQLWrapper } from 'drizzle-orm'
 import { alias } from 'drizzle-orm/pg-core'
 import { jobs } from '../schema.js'
 import { announced } from '../vocabulary/announce.js'
-import { arrayLiteral } from '../vocabulary/array-literal.js'
 import { CANCELLED } from '../vocabulary/cancellation.js'
 import { attemptsCharged, budgetUsed } from '../vocabulary/charge.js'
 import { guard, owned } from '../vocabulary/claimable.js'
 import { prepared, type Db } from '../vocabulary/db.js'
 import type { AckEntry, AckOutcome } from '../vocabulary/outcome.js'
+import { rowArrays } from '../vocabulary/row-arrays.js'
 
 /**
  * Records the outcomes of claims, one or many, in one statement. A claim that is no longer the task's changes nothing. A
@@ -45,12 +45,16 @@ function inLockOrder(entries: readonly AckEntry[]): readonly AckEntry[] {
   return entries.toSorted((a, b) => (a.fence.id < b.fence.id ? -1 : 1))
 }
 
-/** The claims as rows of arrays: one constant text for any number. */
-const CLAIMS = sql`unnest(
-    ${sql.placeholder('id')}::text[], ${sql.placeholder('attempts')}::int[], ${sql.placeholder('lockAt')}::bigint[],
-    ${sql.placeholder('outcome')}::text[], ${sql.placeholder('result')}::text[], ${sql.placeholder('delayMs')}::float8[],
-    ${sql.placeholder('atMs')}::float8[], ${sql.placeholder('unlock')}::boolean[]
-  ) as claim(id, attempts, lock_at, outcome, result, delay_ms, at_ms, unlock)`
+const claims = rowArrays('claim', {
+  id: 'text',
+  attempts: 'int',
+  lock_at: 'bigint',
+  outcome: 'text',
+  result: 'text',
+  delay_ms: 'float8',
+  at_ms: 'float8',
+  unlock: 'boolean',
+})
 
 const backToQueue = sql`claim.outcome = 'Pending'`
 const unlocked = sql`(${backToQueue} or claim.unlock)`
@@ -63,7 +67,7 @@ function ackStatement(db: Db) {
     db
       .update(jobs)
       .set(written())
-      .from(CLAIMS)
+      .from(claims.source)
       // Postgres checks the fence again on a row that an earlier transaction has changed meanwhile.
       .where(and(sql`${jobs.id} = claim.id`, guard(isHeld())))
       .returning({ id: jobs.id, status: sql<string>`${jobs.status}`, announced })
@@ -85,7 +89,7 @@ function unlessLockedStatement(db: Db) {
         unlock: sql`claim.unlock`.as('unlock'),
       })
       .from(task)
-      .innerJoin(CLAIMS, and(sql`${task.id} = claim.id`, guard(isHeld(task))))
+      .innerJoin(claims.source, and(sql`${task.id} = claim.id`, guard(isHeld(task))))
       .for('no key update', { of: task, skipLocked: true }),
   )
   return (
@@ -124,18 +128,18 @@ function nextRunAt(): SQL {
     else ${jobs.runAt} end`
 }
 
-function parameters(entries: readonly AckEntry[]): Record<string, string> {
+function parameters(entries: readonly AckEntry[]): Record<string, string | null> {
   const dues = entries.map(({ outcome }) => ('due' in outcome ? outcome.due : undefined))
-  return {
-    id: arrayLiteral(entries.map(({ fence }) => fence.id)),
-    attempts: arrayLiteral(entries.map(({ fence }) => fence.attempts)),
-    lockAt: arrayLiteral(entries.map(({ fence }) => fence.lockAt)),
-    outcome: arrayLiteral(entries.map(({ outcome }) => outcome.status)),
-    result: arrayLiteral(entries.map(({ outcome }) => resultOf(outcome))),
-    delayMs: arrayLiteral(dues.map((when) => (when !== undefined && 'delayMs' in when ? when.delayMs : null))),
-    atMs: arrayLiteral(dues.map((when) => (when !== undefined && 'atMs' in when ? when.atMs : null))),
-    unlock: arrayLiteral(entries.map(({ outcome }) => outcome.status === 'Killed' && outcome.unlock === true)),
-  }
+  return claims.parameters({
+    id: entries.map(({ fence }) => fence.id),
+    attempts: entries.map(({ fence }) => fence.attempts),
+    lock_at: entries.map(({ fence }) => fence.lockAt),
+    outcome: entries.map(({ outcome }) => outcome.status),
+    result: entries.map(({ outcome }) => resultOf(outcome)),
+    delay_ms: dues.map((when) => (when !== undefined && 'delayMs' in when ? when.delayMs : null)),
+    at_ms: dues.map((when) => (when !== undefined && 'atMs' in when ? when.atMs : null)),
+    unlock: entries.map(({ outcome }) => outcome.status === 'Killed' && outcome.unlock === true),
+  })
 }
 
 function resultOf(outcome: AckOutcome): string | null {
@@ -167,7 +171,7 @@ function statusStatement(db: Db) {
   return db
     .select({ id: jobs.id, status: sql<string>`${jobs.status}` })
     .from(jobs)
-    .innerJoin(CLAIMS, sql`${jobs.id} = claim.id`)
+    .innerJoin(claims.source, sql`${jobs.id} = claim.id`)
     .where(guard(or(isHeld(), and(sameClaim(), acknowledged))))
     .$withCache(false)
 }

@@ -73,11 +73,11 @@ function parameters(tasks: readonly EncodedTask[]): Record<string, string | null
 const OWN_SETTINGS = sql`(select set_config('lock_timeout', '2s', true)) is not null and ${SWITCHED}`
 
 function tasksIf(condition: SQL): SQL {
-  const { job, id, job_type, max_attempts, run_at_ms, delay_ms, priority, metadata, idempotency_key } = rows.column
   // The server's clock, unless the caller named an instant: clocks of app and database differ.
-  const runAt = sql`coalesce('epoch'::timestamptz + ${run_at_ms} * interval '1 ms', now()) + ${delay_ms} * interval '1 ms'`
   return sql`
-    select ${job}, ${id}, ${job_type}, ${max_attempts}, ${runAt}, ${priority}, ${metadata}::jsonb, ${idempotency_key}
+    select task.job, task.id, task.job_type, task.max_attempts,
+      coalesce('epoch'::timestamptz + task.run_at_ms * interval '1 ms', now()) + task.delay_ms * interval '1 ms',
+      task.priority, task.metadata::jsonb, task.idempotency_key
     from ${rows.source} where ${condition}`
 }
 

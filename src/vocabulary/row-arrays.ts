@@ -5,9 +5,8 @@ type Type = 'text' | 'int' | 'bigint' | 'float8' | 'boolean' | 'bytea'
 type Values = readonly Element[] | readonly Uint8Array[]
 
 export interface RowArrays<Name extends string> {
-  /** For FROM. */
+  /** For FROM: the rows, under the name that was given. */
   readonly source: SQL
-  readonly column: Readonly<Record<Name, SQL>>
   /** @param values - Of each column, row by row. */
   parameters(values: Readonly<Record<Name, Values>>): Record<string, string | null>
 }
@@ -23,22 +22,25 @@ export interface RowArrays<Name extends string> {
 export function rowArrays<Name extends string>(alias: string, columns: Readonly<Record<Name, Type>>): RowArrays<Name> {
   const types = Object.entries(columns) as [Name, Type][]
   const [[first]] = types as [[Name, Type]]
-  const named = (name: Name) => sql.raw(`${alias}.${name}`)
+  const names = sql.raw(types.map(([name]) => name).join(', '))
   const arrays = types.map(([name, type]) => sql`${sql.placeholder(name)}::${sql.raw(type)}[]`)
-  const column = types.map(([name, type]) => [
-    name,
-    name === first ? named(name) : sql`coalesce(${named(name)}, ${sql.placeholder(ofAll(name))}::${sql.raw(type)})`,
-  ])
+  const values = types.map(([name, type]) => {
+    const value = sql.raw(name)
+    return name === first
+      ? value
+      : // As text, because drivers send other types in ways of their own.
+        sql`coalesce(${value}, ${sql.placeholder(ofAll(name))}::text::${sql.raw(type)}) as ${value}`
+  })
   return {
-    source: sql`unnest(${sql.join(arrays, sql`, `)}) as ${sql.raw(`${alias}(${types.map(([name]) => name).join(', ')})`)}`,
-    column: Object.fromEntries(column) as Record<Name, SQL>,
-    parameters(values) {
+    source: sql`(select ${sql.join(values, sql`, `)} from unnest(${sql.join(arrays, sql`, `)}) as sent(${names})) as ${sql.raw(alias)}`,
+    parameters(rows) {
       const parameters: Record<string, string | null> = {}
       for (const [name] of types) {
-        const of = values[name]
-        const agreed = name !== first && agreement(of)
-        parameters[name] = agreed ? '{}' : literal(of)
-        if (name !== first) parameters[ofAll(name)] = agreed && of[0] !== null ? String(of[0]) : null
+        const column = rows[name]
+        const agreed = name !== first && isOneValue(column)
+        const [value = null] = column
+        parameters[name] = agreed ? '{}' : literal(column)
+        if (name !== first) parameters[ofAll(name)] = agreed && value !== null ? String(value) : null
       }
       return parameters
     },
@@ -49,15 +51,15 @@ function ofAll(name: string): string {
   return `${name}OfAll`
 }
 
-function agreement(values: Values): boolean {
-  const [first] = values
-  return values.every((value) => value === first)
+function isOneValue(column: Values): boolean {
+  const [first] = column
+  return column.every((value) => value === first)
 }
 
-function literal(values: Values): string {
-  return isBytes(values) ? bytesArrayLiteral(values) : arrayLiteral(values)
+function literal(column: Values): string {
+  return isBytes(column) ? bytesArrayLiteral(column) : arrayLiteral(column)
 }
 
-function isBytes(values: Values): values is readonly Uint8Array[] {
-  return values[0] instanceof Uint8Array
+function isBytes(column: Values): column is readonly Uint8Array[] {
+  return column[0] instanceof Uint8Array
 }

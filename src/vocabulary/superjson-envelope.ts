@@ -193,6 +193,8 @@ function isRecord(value: unknown): value is Record<string, unknown> {
 
 function hasExactly<Key extends string>(value: unknown, ...keys: Key[]): value is Record<Key, unknown> {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return false
+  // Of nearly all values that is the answer, and it allocates nothing.
+  if (!keys.every((key) => Object.hasOwn(value, key))) return false
   const record = value as Record<string, unknown>
   const present = Object.keys(record).filter((key) => record[key] !== undefined)
   return present.length === keys.length && keys.every((key) => present.includes(key))

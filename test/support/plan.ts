@@ -47,7 +47,7 @@ export async function explain(
   await client.unsafe('begin')
   for (const statement of before) await client.unsafe(statement)
   await client.unsafe(`prepare explained as ${query.text}`)
-  const parameters = query.parameters.map((value) => `'${String(value).replaceAll("'", "''")}'`).join(', ')
+  const parameters = query.parameters.map((value) => literal(value as string | number | null)).join(', ')
   const [row] = await client.unsafe(`explain (analyze, buffers, format json) execute explained(${parameters})`)
   await client.unsafe('rollback')
   const [{ Plan: root }] = row?.['QUERY PLAN'] as [{ Plan: PlanNode }]
@@ -58,6 +58,10 @@ export async function explain(
     widest: Math.max(...executed.filter(returnsRows).map((node) => node['Actual Rows'] * node['Actual Loops'])),
     text: JSON.stringify(root, null, 1),
   }
+}
+
+function literal(value: string | number | null): string {
+  return value === null ? 'null' : `'${String(value).replaceAll("'", "''")}'`
 }
 
 function nodesOf(node: PlanNode): PlanNode[] {
