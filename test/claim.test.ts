@@ -146,6 +146,7 @@ describe('claim: what becomes of a task', () => {
       select run_at, extract(epoch from lock_at)::int as lock_at from apalis.jobs where id = ${taskId(1)}`
     expect(row).toEqual({
       id: taskId(1),
+      queue,
       job: expect.any(Uint8Array) as Uint8Array,
       status: 'Running',
       attempts: 2,
@@ -155,7 +156,6 @@ describe('claim: what becomes of a task', () => {
       lockAt: stored?.['lock_at'] as number,
       metadata: '{"snake_case": {"camelCase": 1}}',
       idempotencyKey: 'key',
-      place: 1,
     })
     expect(new TextDecoder().decode(row?.job)).toBe('{"to":"a"}')
   })

@@ -105,11 +105,11 @@ interface Task {
 async function claim(sql: Sql, limit: number): Promise<readonly Task[]> {
   return sql<Task[]>`
     update apalis.jobs set status = 'Running', lock_by = ${WORKER}, lock_at = date_trunc('second', now()), done_at = null
-    from (
+    from unnest(array(
       select id from apalis.jobs
       where job_type = ${QUEUE} and (status = 'Pending' or (status = 'Failed' and attempts < max_attempts)) and run_at <= now()
       order by priority desc, run_at, id limit ${limit} for update skip locked
-    ) due
+    )) as due(id)
     where jobs.id = due.id returning jobs.id, jobs.job`
 }
 

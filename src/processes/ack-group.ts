@@ -143,6 +143,8 @@ export class AckGroup {
     lane.sending = true
     let failures = 0
     while (lane.waiting.length > 0) {
+      // Those that end in the same turn of the event loop, or because the last group was answered, go together.
+      await nextTurn()
       const entries = nextGroup(lane)
       try {
         await this.#acknowledge(entries)
@@ -266,6 +268,10 @@ function acknowledges(entry: Entry): entry is Acknowledging {
 }
 
 const REFUSED = errResult('The database refused to store the outcome of this task. It ran and is not run again.')
+
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
+}
 
 function retryMs(failures: number): number {
   return Math.min(FIRST_RETRY_MS * 2 ** failures, MAX_RETRY_MS) * (0.5 + Math.random())

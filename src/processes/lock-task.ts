@@ -6,9 +6,10 @@
  * the same task meanwhile.
  */
 import { ack } from '../statements/ack.js'
-import { lockTasks, type LockedRow, type LockRequest } from '../statements/lock-tasks.js'
+import { lockTasks, type LockRequest } from '../statements/lock-tasks.js'
 import { ownerStanding, type OwnerStanding } from '../statements/owner-standing.js'
 import type { Claim } from '../vocabulary/claim.js'
+import type { ClaimedRow } from '../vocabulary/claimed-row.js'
 import { databaseError } from '../vocabulary/database-error.js'
 import type { Db } from '../vocabulary/db.js'
 import { decodeByDefault } from '../vocabulary/decode.js'
@@ -66,7 +67,7 @@ export async function claimByIds<Args>(
   const { db, queue } = consumer
   const request = { ...lockRequest(consumer, worker), again: false }
   const wanted = [...parseTaskIds(ids)]
-  const rows: LockedRow[] = []
+  const rows: ClaimedRow[] = []
   try {
     for (let start = 0; start < wanted.length; start += CHUNK) {
       const chunk = wanted.slice(start, start + CHUNK)
@@ -97,7 +98,7 @@ function lockRequest({ queue, config }: Consumer, worker: string) {
 async function handOver<Args>(
   consumer: Consumer<Args>,
   worker: string,
-  row: LockedRow,
+  row: ClaimedRow,
 ): Promise<{ readonly claim: Claim<Args> } | { readonly error: unknown }> {
   const { queue, config } = consumer
   const report = reporter(queue.name, worker, config.onEvent)
@@ -119,13 +120,13 @@ async function handOver<Args>(
   }
 }
 
-function heldClaim(row: LockedRow): HeldClaim {
+function heldClaim(row: ClaimedRow): HeldClaim {
   const held = new HeldClaim(row)
   held.start()
   return held
 }
 
-async function handBack(db: Db, queue: string, worker: string, rows: readonly LockedRow[]): Promise<void> {
+async function handBack(db: Db, queue: string, worker: string, rows: readonly ClaimedRow[]): Promise<void> {
   const entries = rows.map<AckEntry>((row) => ({ fence: new HeldClaim(row).fence, outcome: { status: 'Pending' } }))
   if (entries.length > 0) await ack(db, queue, worker, entries)
 }

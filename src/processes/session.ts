@@ -201,10 +201,12 @@ export class Session<Args, Result> {
     const { settings, slots, onDemand, idleWatch } = this.parts
     if (this.#stuck) return idleWatch.asked ? 1 : 0
     const { bufferSize } = settings
-    if (this.#held.buffered > bufferSize / 2) return 0
+    // Those that are about to start do not wait.
+    const waiting = this.#held.buffered - slots.free
+    if (waiting > bufferSize / 2) return 0
     const acking = Math.max(this.#acks.underWay - bufferSize, 0)
     const unacknowledged = onDemand ? 0 : this.#unacknowledged
-    return bufferSize + slots.free - this.#held.buffered - acking - unacknowledged
+    return bufferSize - waiting - acking - unacknowledged
   }
 
   /** Most of what ends makes no room: waking the loop each time would cost more than the task. */
@@ -226,7 +228,9 @@ export class Session<Args, Result> {
       for (const row of rows) this.#hold(row)
       // They may have been meant although their claim was still on its way.
       if (hints !== this.#cancellations.hints) this.#cancellations.look()
-      this.#fillSlots()
+      // Where there may be more, the next claim leaves before these run: the database works while they do.
+      if (rows.length === limit) setImmediate(() => this.#fillSlots())
+      else this.#fillSlots()
       if (this.#state !== 'working') this.#handBackBuffer()
       else if (this.#stuck) this.#giveWay()
       if (wasIdle && rows.length === 0) idleWatch.noteIdle(sentAt)

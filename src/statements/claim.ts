@@ -1,6 +1,6 @@
 import { sql, type SQL } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
-import { CLAIMED_COLUMNS, inOrder, type ClaimedRow } from '../vocabulary/claimed-row.js'
+import { CLAIMED_COLUMNS, claimedRows, type ClaimedRow } from '../vocabulary/claimed-row.js'
 import { prepared, type Db } from '../vocabulary/db.js'
 import { isPaused } from '../vocabulary/paused-queues.js'
 import { lastLevel, priorityLevels, waitingInQueue } from '../vocabulary/priority-levels.js'
@@ -25,7 +25,7 @@ export interface ClaimRequest {
  * the process dies before they start.
  */
 export async function claim(db: Db, request: ClaimRequest): Promise<ClaimedRow[]> {
-  return inOrder(await prepared(db, claimStatement).execute({ ...request }))
+  return claimedRows(await prepared(db, claimStatement).execute({ ...request }))
 }
 
 function claimStatement(db: Db) {

@@ -2,7 +2,7 @@ import { sql, type SQL } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
 import { arrayLiteral } from '../vocabulary/array-literal.js'
 import { claimable, guard, owned } from '../vocabulary/claimable.js'
-import { CLAIMED_COLUMNS, inOrder, type ClaimedRow } from '../vocabulary/claimed-row.js'
+import { CLAIMED_COLUMNS, claimedRows, type ClaimedRow } from '../vocabulary/claimed-row.js'
 import { prepared, type Db } from '../vocabulary/db.js'
 import { isPaused } from '../vocabulary/paused-queues.js'
 
@@ -20,19 +20,15 @@ export interface LockRequest {
 /** Of the statement and not of the transaction, which may be one of the application that began long ago. */
 const now = sql`statement_timestamp()`
 
-export interface LockedRow extends ClaimedRow {
-  readonly queue: string
-}
-
 /**
  * Takes those of the given tasks that may be claimed, as Running, for a worker that an administrator registered. Others,
  * and those that another transaction has locked, are left out: in a user's transaction a wait could become a deadlock.
  *
  * Nothing for a name with a token. Its process hands back what it does not know of, or claims the task once more.
  */
-export async function lockTasks(db: Db, request: LockRequest): Promise<LockedRow[]> {
+export async function lockTasks(db: Db, request: LockRequest): Promise<ClaimedRow[]> {
   const { queue = null, ids } = request
-  return inOrder(await prepared(db, lockStatement).execute({ ...request, queue, ids: arrayLiteral(ids) }))
+  return claimedRows(await prepared(db, lockStatement).execute({ ...request, queue, ids: arrayLiteral(ids) }))
 }
 
 function lockStatement(db: Db) {
@@ -49,7 +45,7 @@ function lockStatement(db: Db) {
       // As an array, so that the planner expects few and looks each up by its primary key.
       .from(sql`pg_catalog.unnest(array(${listedTasks()})) with ordinality as next(id, place)`)
       .where(sql`${jobs.id} = next.id`)
-      .returning({ ...CLAIMED_COLUMNS, queue: jobs.jobType })
+      .returning(CLAIMED_COLUMNS)
   )
 }
 
