@@ -78,7 +78,7 @@ function unlessLockedStatement(db: Db) {
   const free = db.$with('claim').as(
     db
       .select({
-        id: sql`claim.id`.as('id'),
+        row: sql`${task}.ctid`.as('row'),
         attempts: sql`claim.attempts`.as('attempts'),
         lockAt: sql`claim.lock_at`.as('lock_at'),
         outcome: sql`claim.outcome`.as('outcome'),
@@ -96,8 +96,7 @@ function unlessLockedStatement(db: Db) {
       .update(jobs)
       .set(outcome())
       .from(free)
-      // What was locked may be a later version of the row than the one that is found here.
-      .where(and(sql`${jobs.id} = claim.id`, guard(isHeld())))
+      .where(and(sql`${jobs}.ctid = claim.row`, guard(isHeld())))
       .returning(WRITTEN),
   )
   return db.with(free, written).select(STATUSES).from(written).groupBy(sql`status`).$withCache(false)

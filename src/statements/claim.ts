@@ -38,9 +38,9 @@ function claimStatement(db: Db) {
         lockAt: sql`date_trunc('second', now())`,
         doneAt: sql`null`,
       })
-      // As an array, so that the planner expects few and looks each up by its primary key.
-      .from(sql`pg_catalog.unnest(array(${nextTasks()})) with ordinality as next(id, place)`)
-      .where(sql`${jobs.id} = next.id`)
+      // As an array, so that the planner expects few and looks each up where it is.
+      .from(sql`pg_catalog.unnest(array(${nextTasks()})) with ordinality as next(row, place)`)
+      .where(sql`${jobs}.ctid = next.row`)
       .returning(CLAIMED_COLUMNS)
   )
 }
@@ -58,7 +58,7 @@ function claimStatement(db: Db) {
  */
 function nextTasks(): SQL {
   const limit = sql`(select ${sql.placeholder('limit')}::int)`
-  const columns = sql`${jobs.id} as id, ${jobs.priority} as priority, ${jobs.runAt} as run_at`
+  const columns = sql`${jobs}.ctid as row, ${jobs.id} as id, ${jobs.priority} as priority, ${jobs.runAt} as run_at`
   return sql`
     with recursive ${priorityLevels},
     due as materialized (
@@ -75,7 +75,7 @@ function nextTasks(): SQL {
        ) task
       limit ${limit}
     )
-    select id from due order by priority desc, run_at, id`
+    select due.row from due order by priority desc, run_at, id`
 }
 
 /**
