@@ -60,7 +60,7 @@ export class HeldClaim {
   }
 
   get fence(): Fence {
-    return { id: this.row.id, attempts: this.row.attempts, lockAt: this.row.lockAt }
+    return this.row
   }
 
   get signal(): AbortSignal {

@@ -9,9 +9,14 @@ export class InFlight {
     return this.#count
   }
 
-  add(work: Promise<unknown>): void {
+  /** Call `end` once when it ends. */
+  begin(): void {
     this.#count += 1
-    void work.then(this.#end, this.#fail)
+  }
+
+  add(work: Promise<unknown>): void {
+    this.begin()
+    void work.then(this.end, this.#fail)
   }
 
   /** Resolves when some of it ends, also of what is added later. */
@@ -19,7 +24,7 @@ export class InFlight {
     return new Promise((resolve) => this.#waiting.push(resolve))
   }
 
-  readonly #end = (): void => {
+  readonly end = (): void => {
     this.#count -= 1
     this.onEnd()
     if (this.#waiting.length === 0) return
@@ -29,7 +34,7 @@ export class InFlight {
   }
 
   readonly #fail = (error: unknown): never => {
-    this.#end()
+    this.end()
     throw error
   }
 }

@@ -28,23 +28,35 @@ export class OutcomeRecorder {
   constructor(private readonly parts: OutcomeRecorderParts) {}
 
   /** Offers an outcome to the database, unless the claim is lost already, and reports what became of it. */
-  async record(held: HeldClaim, outcome: AckOutcome, cause?: unknown): Promise<AckAnswer> {
-    const { acks, cancellations, report } = this.parts
+  record(held: HeldClaim, outcome: AckOutcome, cause?: unknown): Promise<AckAnswer> {
+    const { acks, report } = this.parts
     if (held.lostBecause !== undefined) {
       reportLostClaim(report, held, held.lostBecause)
-      return 'stale'
+      return Promise.resolve('stale')
     }
     held.state = 'acking'
-    const answer = await acks.submit(held.fence, outcome, held.inTransaction?.outcome)
+    return acks
+      .submit(held.fence, outcome, held.inTransaction?.outcome)
+      .then((answer) => this.#recorded(held, outcome, cause, answer))
+  }
+
+  #recorded(held: HeldClaim, outcome: AckOutcome, cause: unknown, answer: AckAnswer): AckAnswer | Promise<AckAnswer> {
+    const { report } = this.parts
     if (typeof answer !== 'string' && answer.inTransaction) {
       this.endInTransaction(held, answer)
       return answer
     }
     this.parts.held.end(held)
-    if (answer === 'stale') reportLostClaim(report, held, await cancellations.whyLost(held))
-    else if (answer === 'given-up' && held.inTransaction !== undefined) reportUnknown(report, held)
+    if (answer === 'stale') return this.#reportStale(held)
+    if (answer === 'given-up' && held.inTransaction !== undefined) reportUnknown(report, held)
     else reportOutcome(report, held, outcome, answer, cause)
     return answer
+  }
+
+  async #reportStale(held: HeldClaim): Promise<'stale'> {
+    const { report, cancellations } = this.parts
+    reportLostClaim(report, held, await cancellations.whyLost(held))
+    return 'stale'
   }
 
   /** Whether a transaction of the application has acknowledged a claim and has committed. Then that is the end of it. */

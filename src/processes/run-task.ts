@@ -1,7 +1,7 @@
 /** One execution of a claimed task: decode, run the handler, check its result, and say what is to be recorded. */
-import type { Claim, Handler } from '../vocabulary/claim.js'
+import type { Claim, Handler, TaskContext } from '../vocabulary/claim.js'
 import { COMPLETED } from '../vocabulary/completed.js'
-import { DatabaseError, InvalidArgumentError, steeringOf } from '../vocabulary/errors.js'
+import { DatabaseError, InvalidArgumentError, steeringOf, type TaskId } from '../vocabulary/errors.js'
 import { MAX_DELAY_MS, MAX_RUN_AT_MS } from '../vocabulary/limits.js'
 import type { AckOutcome, Due } from '../vocabulary/outcome.js'
 import type { QueueDefinition } from '../vocabulary/definition.js'
@@ -52,31 +52,35 @@ interface Progress {
 }
 
 /**
- * Never rejects: whatever goes wrong is an outcome of the task. So is, whoever acknowledges, that it cannot be read.
+ * Whatever goes wrong is an outcome of the task. So is, whoever acknowledges, that it cannot be read.
  *
- * Resolves when the execution ends, or when it has ignored the claim's signal for the grace period.
+ * @param onEnd - Told once: when the execution ends, or when it has ignored the claim's signal for the grace period. A
+ * callback, because a promise more for each task shows.
  */
 export function runTask<Args, Result>(
   claim: HeldClaim,
   runner: TaskRunner<Args, Result>,
   hooks: RunHooks<Args>,
-): Promise<Execution> {
+  onEnd: (execution: Execution) => void,
+): void {
   const { timeoutMs } = runner.queue
   const progress: Progress = { handedOut: false, succeeded: false }
-  return new Promise((resolve) => {
-    let grace: ReturnType<typeof setTimeout> | undefined
-    const timeout = timeoutMs === undefined ? undefined : setTimeout(() => claim.abort('timeout'), timeoutMs)
-    const over = execute(claim, runner, hooks, progress).then((execution) => {
-      clearTimeout(timeout)
-      clearTimeout(grace)
-      claim.onAbort = undefined
-      resolve(execution)
-    })
-    claim.onAbort = () => {
-      grace = setTimeout(() => resolve({ ...ignored(claim, runner, progress), overrun: over }), ABORT_GRACE_MS)
-    }
-    if (claim.abortReason !== undefined) claim.onAbort()
+  const timeout = timeoutMs === undefined ? undefined : setTimeout(() => claim.abort('timeout'), timeoutMs)
+  let grace: ReturnType<typeof setTimeout> | undefined
+  let isIgnored = false
+  const over = execute(claim, runner, hooks, progress).then((execution) => {
+    if (timeout !== undefined) clearTimeout(timeout)
+    if (grace !== undefined) clearTimeout(grace)
+    claim.onAbort = undefined
+    if (!isIgnored) onEnd(execution)
   })
+  claim.onAbort = () => {
+    grace = setTimeout(() => {
+      isIgnored = true
+      onEnd({ ...ignored(claim, runner, progress), overrun: over })
+    }, ABORT_GRACE_MS)
+  }
+  if (claim.abortReason !== undefined) claim.onAbort()
 }
 
 /** What to record of an execution that goes on. */
@@ -103,19 +107,7 @@ async function execute<Args, Result>(
       hooks.handOut(claim, task)
       progress.handedOut = true
     }
-    const result = await handler(task.args, {
-      task,
-      id: task.id,
-      attempt: task.attempt,
-      get signal() {
-        return claim.signal
-      },
-      worker,
-      completeWithTx: async (tx, value) => {
-        await completeInTx(tx, hooks.inTx(claim), queue, value)
-        return COMPLETED
-      },
-    })
+    const result = await handler(task.args, new Context(task, claim, queue, hooks))
     if (result === COMPLETED) return { outcome: undefined, unlessCompleted: () => notCompleted(claim, runner) }
     if (!autoAck) return { outcome: undefined }
     progress.succeeded = true
@@ -125,6 +117,42 @@ async function execute<Args, Result>(
     if (progress.handedOut) return { outcome: undefined, cause: error }
     // The handler has done its work, so the task ends here even if its result cannot be stored: a rerun would repeat it.
     return progress.succeeded ? unstorable(error) : failed(claim, runner, error)
+  }
+}
+
+/** Signal and `completeWithTx` are made when a handler asks for them, which few do. */
+class Context<Args, Result> implements TaskContext<Args, Result> {
+  readonly id: TaskId
+  readonly attempt: number
+  readonly worker: string
+  readonly #claim: HeldClaim
+  readonly #queue: QueueDefinition<Args, Result>
+  readonly #hooks: RunHooks<Args>
+
+  constructor(
+    readonly task: Claim<Args>,
+    claim: HeldClaim,
+    queue: QueueDefinition<Args, Result>,
+    hooks: RunHooks<Args>,
+  ) {
+    this.id = task.id
+    this.attempt = task.attempt
+    this.worker = task.worker
+    this.#claim = claim
+    this.#queue = queue
+    this.#hooks = hooks
+  }
+
+  get signal(): AbortSignal {
+    return this.#claim.signal
+  }
+
+  /** A function of its own, because handlers take it out of the context. */
+  get completeWithTx(): TaskContext<Args, Result>['completeWithTx'] {
+    return async (tx, value) => {
+      await completeInTx(tx, this.#hooks.inTx(this.#claim), this.#queue, value)
+      return COMPLETED
+    }
   }
 }
 

@@ -262,7 +262,7 @@ export class Session<Args, Result> {
     while (this.#state === 'working' && this.parts.slots.free > 0) {
       const next = this.#held.next()
       if (next === undefined) return
-      this.#tasks.add(this.#run(next))
+      this.#run(next)
     }
   }
 
@@ -270,31 +270,47 @@ export class Session<Args, Result> {
     while (!this.#held.all().every(isSo)) await this.#tasks.nextEnd()
   }
 
-  async #run(held: HeldClaim): Promise<void> {
-    const { slots, stuckSlots, runner } = this.parts
+  #run(held: HeldClaim): void {
+    const { slots, runner } = this.parts
     slots.take()
     held.start()
-    const execution = await runTask(held, runner, this.#hooks)
-    const { overrun } = execution
-    if (overrun === undefined) slots.release()
-    else {
-      reportOverrun(this.parts.report, held)
-      slots.keep(overrun, () => stuckSlots.ended())
-      if (this.#stuck) this.#giveWay()
-    }
-    await this.#conclude(held, execution)
+    this.#tasks.begin()
+    runTask(held, runner, this.#hooks, (execution) => {
+      // It counts as under way until the database knows, and its slot is free from now on.
+      this.#tasks.add(this.#conclude(held, execution))
+      this.#free(held, execution)
+      this.#tasks.end()
+    })
   }
 
-  async #conclude(held: HeldClaim, { outcome, cause, unlessCompleted }: Execution): Promise<void> {
+  #free(held: HeldClaim, { overrun }: Execution): void {
+    const { slots, stuckSlots, report } = this.parts
+    if (overrun === undefined) return slots.release()
+    reportOverrun(report, held)
+    slots.keep(overrun, () => stuckSlots.ended())
+    if (this.#stuck) this.#giveWay()
+  }
+
+  #conclude(held: HeldClaim, execution: Execution): Promise<unknown> {
+    const { outcome, cause, unlessCompleted } = execution
     if (outcome === undefined && unlessCompleted === undefined) return this.#leave(held, cause)
     // The application has acknowledged it while its handler ran.
-    if (held.state === 'acking' || held.state === 'over') return
-    if (held.inTransaction !== undefined && (await this.#recorder.endedInTransaction(held))) {
-      if (cause !== undefined && held.abortedBecause !== 'shutdown') reportLateError(this.parts.report, held, cause)
-      return
-    }
-    const { outcome: otherwise, cause: reason } = unlessCompleted?.() ?? { outcome, cause }
-    await this.#recorder.record(held, otherwise!, reason)
+    if (held.state === 'acking' || held.state === 'over') return Promise.resolve()
+    if (held.inTransaction !== undefined) return this.#concludeAfterTransaction(held, execution)
+    return this.#record(held, execution)
+  }
+
+  /** A transaction of the application may have acknowledged it. */
+  async #concludeAfterTransaction(held: HeldClaim, execution: Execution): Promise<void> {
+    const { cause } = execution
+    if (!(await this.#recorder.endedInTransaction(held))) await this.#record(held, execution)
+    else if (cause !== undefined && held.abortedBecause !== 'shutdown') reportLateError(this.parts.report, held, cause)
+  }
+
+  #record(held: HeldClaim, { outcome, cause, unlessCompleted }: Execution): Promise<unknown> {
+    if (unlessCompleted === undefined) return this.#recorder.record(held, outcome!, cause)
+    const otherwise = unlessCompleted()
+    return this.#recorder.record(held, otherwise.outcome!, otherwise.cause)
   }
 
   #inTx(held: HeldClaim): TxClaim {
