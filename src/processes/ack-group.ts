@@ -14,6 +14,7 @@ import { isConnectionFailure, isRefusedRow, isTransient, sqlStateOf } from '../v
 import type { AckOutcome, Fence } from '../vocabulary/outcome.js'
 import { errResult } from '../vocabulary/result.js'
 import type { ControlClient } from './control-client.js'
+import { nextTurn } from './next-turn.js'
 import { Wakeup } from './wakeup.js'
 
 /** Acks in one statement. */
@@ -268,10 +269,6 @@ function acknowledges(entry: Entry): entry is Acknowledging {
 }
 
 const REFUSED = errResult('The database refused to store the outcome of this task. It ran and is not run again.')
-
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve))
-}
 
 function retryMs(failures: number): number {
   return Math.min(FIRST_RETRY_MS * 2 ** failures, MAX_RETRY_MS) * (0.5 + Math.random())

@@ -25,6 +25,7 @@ import { HeldClaims } from './held-claims.js'
 import type { IdleWatch } from './idle-watch.js'
 import { InFlight } from './in-flight.js'
 import { KeepAlive } from './keep-alive.js'
+import { onNextTurn } from './next-turn.js'
 import type { Outages } from './outages.js'
 import { OutcomeRecorder } from './outcome-recorder.js'
 import { reportLateError, reportOrphans, reportOverrun, reportSilence, reportWait } from './outcome-report.js'
@@ -229,7 +230,7 @@ export class Session<Args, Result> {
       // They may have been meant although their claim was still on its way.
       if (hints !== this.#cancellations.hints) this.#cancellations.look()
       // Where there may be more, the next claim leaves before these run: the database works while they do.
-      if (rows.length === limit) setImmediate(() => this.#fillSlots())
+      if (rows.length === limit) onNextTurn(() => this.#fillSlots())
       else this.#fillSlots()
       if (this.#state !== 'working') this.#handBackBuffer()
       else if (this.#stuck) this.#giveWay()

@@ -70,7 +70,12 @@ function ackStatement(db: Db) {
       .where(and(sql`${jobs.id} = claim.id`, guard(isHeld())))
       .returning(WRITTEN),
   )
-  return db.with(written).select(STATUSES).from(written).groupBy(sql`status`).$withCache(false)
+  return db
+    .with(written)
+    .select(STATUSES)
+    .from(written)
+    .groupBy(sql`status`)
+    .$withCache(false)
 }
 
 function unlessLockedStatement(db: Db) {
@@ -99,7 +104,12 @@ function unlessLockedStatement(db: Db) {
       .where(and(sql`${jobs}.ctid = claim.row`, guard(isHeld())))
       .returning(WRITTEN),
   )
-  return db.with(free, written).select(STATUSES).from(written).groupBy(sql`status`).$withCache(false)
+  return db
+    .with(free, written)
+    .select(STATUSES)
+    .from(written)
+    .groupBy(sql`status`)
+    .$withCache(false)
 }
 
 const WRITTEN = { id: jobs.id, status: sql<string>`${jobs.status}`.as('status'), announced: announced.as('announced') }
