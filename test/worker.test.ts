@@ -359,6 +359,27 @@ describe('timeoutMs', () => {
     expect(stuck).not.toContain('task.claimed')
   })
 
+  it('claims ahead what it ends in a tenth of a second, and hands it back when tasks become slow', async () => {
+    const { queue, storage, started } = work<number>()
+    await storage.pushTasks(Array.from({ length: 4_000 }, (_, n) => queue.task(n, { priority: n < 3_000 ? 1 : 0 })))
+    const slow = gate()
+    const opened = gate()
+    onTestFinished(() => opened.open())
+    await started(async (n) => {
+      if (n < 3_000) return
+      slow.open()
+      await opened.opened
+    })
+    await slow.opened
+    const ahead = async () => {
+      const [row] = await database.sql<[{ count: number }]>`
+        select count(*)::int as count from apalis.jobs where status = 'Queued' and job_type = ${queue.name}`
+      return row.count
+    }
+    expect(await ahead()).toBeGreaterThan(10)
+    await until(async () => (await ahead()) <= 10, 'what waits beyond ten is handed back')
+  })
+
   it('ends a run until idle also while every slot is held by such a handler', async () => {
     const { storage, events, worker } = work<string>({ timeoutMs: 50, maxAttempts: 1 })
     const id = await storage.push('stubborn')

@@ -92,6 +92,11 @@ export class HeldClaim {
     this.#startedAt = performance.now()
   }
 
+  /** Whether a handler was called, or what comes before it. */
+  get hasRun(): boolean {
+    return this.#startedAt !== undefined
+  }
+
   /** Milliseconds; 0 while it is not running. */
   runningFor(now: number): number {
     return this.state === 'running' && this.#startedAt !== undefined ? now - this.#startedAt : 0

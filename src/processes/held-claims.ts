@@ -11,6 +11,7 @@ import type { Report } from './report.js'
 export class HeldClaims {
   readonly #held = new Map<string, HeldClaim>()
   readonly #buffer: HeldClaim[] = []
+  #ended = 0
 
   constructor(private readonly report: Report) {}
 
@@ -20,6 +21,11 @@ export class HeldClaims {
 
   get buffered(): number {
     return this.#buffer.length
+  }
+
+  /** How many have run and are acknowledged, since this session began. */
+  get ended(): number {
+    return this.#ended
   }
 
   /** How many handlers run, or are through and leave it to the application to acknowledge the claim. */
@@ -50,8 +56,9 @@ export class HeldClaims {
     return this.#buffer.shift()
   }
 
-  emptyBuffer(): HeldClaim[] {
-    return this.#buffer.splice(0)
+  /** Takes those out of the buffer that would start last. @param keep - How many stay. */
+  emptyBuffer(keep = 0): HeldClaim[] {
+    return this.#buffer.splice(keep)
   }
 
   unbuffer(held: HeldClaim): void {
@@ -61,6 +68,7 @@ export class HeldClaims {
 
   /** Acknowledged, one way or the other. */
   end(held: HeldClaim): void {
+    if (held.hasRun) this.#ended += 1
     held.state = 'over'
     this.#drop(held)
   }

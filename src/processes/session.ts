@@ -33,12 +33,15 @@ import { Reconciliation } from './reconciliation.js'
 import type { Registration } from './registration.js'
 import { inWords, type Report } from './report.js'
 import { ABORT_GRACE_MS, runTask, type Execution, type RunHooks, type TaskRunner } from './run-task.js'
+import { Prefetch } from './prefetch.js'
 import { RunningMarks } from './running-marks.js'
 import type { Slots } from './slots.js'
 import type { StuckSlots } from './stuck-slots.js'
 
 /** A stop that takes no longer surprises nobody. */
 const TELL_AFTER_MS = 1_000
+/** How long tasks that were claimed ahead may wait beyond what would be claimed ahead by now. */
+const SURPLUS_MS = 1_000
 
 export interface SessionParts<Args, Result> {
   readonly control: ControlClient
@@ -78,6 +81,8 @@ export class Session<Args, Result> {
   readonly #cancellations: CancellationWatch
   readonly #recorder: OutcomeRecorder
   readonly #marks: RunningMarks
+  readonly #prefetch: Prefetch
+  readonly #surplus: ReturnType<typeof setInterval>
   readonly #hooks: RunHooks<Args> = {
     inTx: (held) => this.#inTx(held),
     handOut: (held, task) => this.#handOut(held, task),
@@ -90,6 +95,8 @@ export class Session<Args, Result> {
     this.lost = new Promise((resolve) => (lost = resolve))
     const held = new HeldClaims(report)
     this.#held = held
+    this.#prefetch = new Prefetch(settings.bufferSize, settings.growsBuffer && !parts.onDemand)
+    this.#surplus = setInterval(() => this.#handBackSurplus(), SURPLUS_MS)
     this.#acks = new AckGroup(control, registration.queue, registration.worker, {
       onFailure: (error) => outages.failed('acknowledging tasks', error),
       onRecovery: () => outages.worked('acknowledging tasks'),
@@ -155,6 +162,7 @@ export class Session<Args, Result> {
     clearTimeout(aborting)
     clearTimeout(telling)
     this.#marks.stop()
+    clearInterval(this.#surplus)
     this.#acks.giveUp()
     void this.#keepAlive.stop()
   }
@@ -199,15 +207,15 @@ export class Session<Args, Result> {
    * those who wait for the queue to be empty, which goes back.
    */
   #room(): number {
-    const { settings, slots, onDemand, idleWatch } = this.parts
+    const { slots, onDemand, idleWatch } = this.parts
     if (this.#stuck) return idleWatch.asked ? 1 : 0
-    const { bufferSize } = settings
+    const ahead = this.#prefetch.size(this.#held.ended)
     // Those that are about to start do not wait.
     const waiting = this.#held.buffered - slots.free
-    if (waiting > bufferSize / 2) return 0
-    const acking = Math.max(this.#acks.underWay - bufferSize, 0)
+    if (waiting > ahead / 2) return 0
+    const acking = Math.max(this.#acks.underWay - ahead, 0)
     const unacknowledged = onDemand ? 0 : this.#unacknowledged
-    return bufferSize - waiting - acking - unacknowledged
+    return ahead - waiting - acking - unacknowledged
   }
 
   /** Most of what ends makes no room: waking the loop each time would cost more than the task. */
@@ -371,6 +379,12 @@ export class Session<Args, Result> {
     for (const held of this.#held.emptyBuffer()) this.#tasks.add(this.#recorder.record(held, { status: 'Pending' }))
   }
 
+  /** Tasks have become slow: those that were claimed ahead while they were fast may start sooner elsewhere. */
+  #handBackSurplus(): void {
+    const keep = this.parts.slots.free + this.#prefetch.size(this.#held.ended)
+    for (const held of this.#held.emptyBuffer(keep)) this.#tasks.add(this.#recorder.record(held, { status: 'Pending' }))
+  }
+
   #abortAll(): void {
     for (const held of this.#held.all()) {
       if (held.state !== 'running') continue
@@ -383,6 +397,7 @@ export class Session<Args, Result> {
     const next = this.#state === 'working' ? ' Registering again.' : ''
     this.#state = 'lost'
     this.#marks.stop()
+    clearInterval(this.#surplus)
     void this.#claims.stop()
     this.parts.report('error', `lost its registration: ${inWords(cause)}${next}`, { type: 'heartbeat.lost', cause })
     this.#handBackBuffer()

@@ -11,7 +11,10 @@ export interface StorageConfig {
   keepAliveMs?: number | undefined
   /** Silence in milliseconds after which another worker takes a worker's tasks. Default 300,000; at least 1,000. */
   reenqueueOrphanedAfterMs?: number | undefined
-  /** Claimed tasks that may wait in memory for a free slot. Default 10, and never fewer than `concurrency`; 0 acts as 1. */
+  /**
+   * Claimed tasks that may wait in memory for a free slot, never fewer than `concurrency`; 0 acts as 1. Default 10, and up to
+   * 500 while tasks are so fast that as many end within a tenth of a second.
+   */
   bufferSize?: number | undefined
   /**
    * Milliseconds before the first look at an empty queue is repeated; each further one waits longer, up to five seconds
@@ -71,6 +74,8 @@ export interface WorkerSettings {
   readonly name: string
   readonly concurrency: number
   readonly bufferSize: number
+  /** Whether the buffer may grow with the number of tasks that end, because the application has not said how large it is. */
+  readonly growsBuffer: boolean
   readonly keepAliveMs: number
   readonly reenqueueOrphanedAfterMs: number
   readonly pollIntervalMs: PollInterval
@@ -126,6 +131,7 @@ export function workerSettings(config: StorageConfig, options: WorkerOptions): W
     autoAck,
     retention,
     bufferSize: Math.max(bufferSize, concurrency, 1),
+    growsBuffer: storage.bufferSize === undefined,
   }
 }
 
