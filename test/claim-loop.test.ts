@@ -185,4 +185,31 @@ describe('the claim loop', () => {
     await pass(10_000)
     expect(times()).toEqual([0])
   })
+
+  it('claims on a hint also while it asks when the next task is due', async () => {
+    const { looks, asked, loop } = looking(5_000, [], {
+      nextDueMs: () => (asked.push(0), new Promise(() => undefined)),
+    })
+    await pass(0)
+    expect(asked.length).toBe(1)
+    expect(looks.length).toBe(1)
+    loop.hint()
+    await pass(0)
+    expect(looks.length).toBe(2)
+  })
+
+  it('reports the failure of a question that it waited for, and nothing of one that a hint made needless', async () => {
+    let fail: (error: Error) => void = () => undefined
+    const { failures, loop } = looking(5_000, [], { nextDueMs: () => new Promise((_, reject) => (fail = reject)) })
+    await pass(0)
+    loop.hint()
+    const needless = fail
+    await pass(0)
+    needless(new Error('needless'))
+    await pass(0)
+    expect(failures).toEqual([])
+    fail(new Error('waited for'))
+    await pass(0)
+    expect(failures).toEqual([new Error('waited for')])
+  })
 })

@@ -85,7 +85,7 @@ export class ClaimLoop {
       }
       try {
         const ask = look === 'ask' && !this.#hurried()
-        let dueMs = ask ? await this.hooks.nextDueMs() : 0
+        let dueMs = ask ? await this.#askNextDue() : 0
         if (dueMs !== undefined && dueMs <= 0) {
           const hinted = this.#takeHint()
           const found = await this.hooks.claim(room)
@@ -95,7 +95,7 @@ export class ClaimLoop {
           }
           poll = nextPoll(poll, this.interval, found > 0, this.hooks.listening())
           const isIdle = poll.delayMs >= IDLE_MS && found === 0
-          dueMs = (isIdle || hinted) && !ask && !this.#hurried() ? await this.hooks.nextDueMs() : undefined
+          dueMs = (isIdle || hinted) && !ask && !this.#hurried() ? await this.#askNextDue() : undefined
         } else {
           poll = nextPoll(poll, this.interval, false, this.hooks.listening())
         }
@@ -107,6 +107,22 @@ export class ClaimLoop {
         failureMs = Math.min(failureMs * 2, MAX_FAILURE_BACKOFF_MS)
       }
     }
+  }
+
+  /** As the hook, but without an answer as soon as there is a hint: a task that has just arrived does not wait for it. */
+  async #askNextDue(): Promise<number | undefined> {
+    let answer: { readonly ms: number | undefined } | { readonly error: unknown } | undefined
+    const answered = (outcome: NonNullable<typeof answer>) => {
+      answer = outcome
+      this.#wakeup.wake()
+    }
+    this.hooks.nextDueMs().then(
+      (ms) => answered({ ms }),
+      (error: unknown) => answered({ error }),
+    )
+    while (answer === undefined && !this.#stopped && !this.#hurried()) await this.#wakeup.wait()
+    if (answer !== undefined && 'error' in answer) throw answer.error
+    return answer?.ms
   }
 
   /** @param dueMs - 0 or less for a task that is due and was not claimed, because a transaction holds it: that is no reason to hurry. */
