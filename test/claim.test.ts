@@ -143,7 +143,8 @@ describe('claim: what becomes of a task', () => {
     })
     const [row] = await claimRows()
     const [stored] = await database.sql`
-      select run_at, extract(epoch from lock_at)::int as lock_at from apalis.jobs where id = ${taskId(1)}`
+      select run_at, (extract(epoch from run_at) * 1e6)::float8 as run_at_us, extract(epoch from lock_at)::int as lock_at
+      from apalis.jobs where id = ${taskId(1)}`
     expect(row).toEqual({
       id: taskId(1),
       queue,
@@ -153,9 +154,11 @@ describe('claim: what becomes of a task', () => {
       maxAttempts: 7,
       priority: 3,
       runAt: stored?.['run_at'] as Date,
+      runAtUs: stored?.['run_at_us'] as number,
       lockAt: stored?.['lock_at'] as number,
       metadata: '{"snake_case": {"camelCase": 1}}',
       idempotencyKey: 'key',
+      foundInMs: expect.any(Number) as number,
     })
     expect(new TextDecoder().decode(row?.job)).toBe('{"to":"a"}')
   })

@@ -16,7 +16,7 @@ import {
 } from 'apalis-drizzle'
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it, onTestFinished } from 'vitest'
 import { ackUnlessLocked, statusOfClaims } from '../src/statements/ack.js'
-import { claim } from '../src/statements/claim.js'
+import { claim, claimAbove } from '../src/statements/claim.js'
 import { idsWithTakenKey, storedIds } from '../src/statements/find-tasks.js'
 import { heartbeat } from '../src/statements/heartbeat.js'
 import { markRunning } from '../src/statements/mark-running.js'
@@ -238,7 +238,8 @@ describe('a worker', () => {
     // Again, over its own row.
     expect(await register(db, { ...mine, storageName: 's', layers: '' })).toEqual([])
     expect(await nextDueMs(db, 'emails')).toBeLessThan(0)
-    const [first, second] = await claim(db, { ...mine, running: 0, limit: 2 })
+    const [first] = await claim(db, { ...mine, running: 0, limit: 1 })
+    const [second] = await claimAbove(db, { ...mine, running: 0, limit: 1 }, [first!])
     expect(await markRunning(db, 'emails', 'mailer#1', [first!])).toEqual(new Set([taskId(1)]))
     expect(await heartbeat(db, 'emails', 'mailer#1', 't')).toMatchObject({ registered: true, owned: [{}, {}] })
     const done = [{ fence: first!, outcome: { status: 'Done', result: '{"Ok":null}' } as const }]

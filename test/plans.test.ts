@@ -5,7 +5,7 @@
 import { beforeAll, describe, expect, it } from 'vitest'
 import { ack, ackUnlessLocked, statusOfClaims } from '../src/statements/ack.js'
 import { cancelTasks } from '../src/statements/cancel.js'
-import { claim } from '../src/statements/claim.js'
+import { claim, claimAbove, type ScanFloor } from '../src/statements/claim.js'
 import { findCancelled } from '../src/statements/find-cancelled.js'
 import { heartbeat } from '../src/statements/heartbeat.js'
 import { markRunning } from '../src/statements/mark-running.js'
@@ -77,6 +77,8 @@ describe.each([
 ])('on a table %s', (_, filling) => {
   const database = useDatabase()
   let held: Fence[]
+  /** In the middle of the tasks that wait. */
+  let floors: ScanFloor[]
 
   beforeAll(async () => {
     await database.sql`alter table apalis.jobs set (autovacuum_enabled = off)`
@@ -85,6 +87,9 @@ describe.each([
     held = await database.sql<Fence[]>`
       select id, attempts, extract(epoch from lock_at)::float8 as "lockAt" from apalis.jobs
       where lock_by = ${worker} and status in ('Running', 'Queued')`
+    floors = await database.sql<ScanFloor[]>`
+      select priority, (extract(epoch from min(run_at)) * 1000000)::float8 as "runAtUs", 'P' || lpad('25000', 25, '0') as id
+      from apalis.jobs where job_type = ${queue} and id like 'P%' group by priority order by priority`
   })
 
   const claiming = (limit: number, leaseToken = 'token') => {
@@ -101,6 +106,15 @@ describe.each([
       expectLookups(plan, limit)
       expect(plan.nodes, plan.text).toContain('Index Scan jobs_dequeue_idx')
       expect(plan.buffers, plan.text).toBeLessThan(100 + 25 * limit)
+    })
+
+    it.each([1, 20, 500])('a claim of %i above a floor reads little beyond its tasks', async (limit) => {
+      const request = { queue, worker, leaseToken: 'token', thresholdMs: 3_600_000, limit, running: 5 }
+      const plan = await explain(database, (db) => claimAbove(db, request, floors), mode)
+      expect(floors).toHaveLength(3)
+      expectLookups(plan, limit)
+      expect(plan.nodes, plan.text).toContain('Index Scan jobs_dequeue_idx')
+      expect(plan.buffers, plan.text).toBeLessThan(50 + 25 * limit)
     })
 
     it('a claim uses the index of later Rust crates as well', async () => {

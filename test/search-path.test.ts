@@ -20,7 +20,7 @@ import { drizzle } from 'drizzle-orm/postgres-js'
 import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { ackUnlessLocked, statusOfClaims } from '../src/statements/ack.js'
 import { blockingSessions } from '../src/statements/blocking-sessions.js'
-import { claim } from '../src/statements/claim.js'
+import { claim, claimAbove } from '../src/statements/claim.js'
 import { findCancelled } from '../src/statements/find-cancelled.js'
 import { idsWithTakenKey, storedIds } from '../src/statements/find-tasks.js'
 import { heartbeat } from '../src/statements/heartbeat.js'
@@ -95,7 +95,8 @@ async function runWork(db: Db): Promise<void> {
   expect(await namesInUse(db, queue, 'silent', 't', 1_000)).toEqual([{ name: 'silent#1', stale: true, own: false }])
   expect(await register(db, { ...mine, storageName: 's', layers: '' })).toEqual([])
   expect(await nextDueMs(db, queue)).toBeLessThan(0)
-  const [first, second] = await claim(db, { ...mine, running: 0, limit: 2 })
+  const [first] = await claim(db, { ...mine, running: 0, limit: 1 })
+  const [second] = await claimAbove(db, { ...mine, running: 0, limit: 1 }, [first!])
   expect([first?.id, second?.id]).toEqual([taskId(1), taskId(2)])
   expect(await markRunning(db, queue, 'mailer#1', [first!])).toEqual(new Set([taskId(1)]))
   expect(await heartbeat(db, queue, 'mailer#1', 't')).toMatchObject({ registered: true, owned: [{}, {}] })

@@ -18,8 +18,7 @@ function nextDueStatement(db: Db) {
   const first = sql`
     with recursive ${priorityLevels}
     select min(run_at) as run_at from (
-      select (select ${jobs.runAt} from ${jobs} where ${waitingInQueue} and ${jobs.priority} = level.priority
-              order by ${jobs.runAt} limit 1) as run_at from level
+      select run_at from level
       union all
       (select min(${jobs.runAt}) from ${jobs} where ${waitingInQueue} and ${jobs.priority} < ${lastLevel}
        -- Known before the first row is read, so that the minimum costs nothing where there are fewer priorities.

@@ -12,11 +12,15 @@ export interface ClaimedRow {
   readonly maxAttempts: number
   readonly priority: number
   readonly runAt: Date
+  /** The same in microseconds since 1970, as exact as the column is; infinite where that is. */
+  readonly runAtUs: number
   /** Whole seconds since 1970. A number, because a `Date` would be compared with less precision than the column has. */
   readonly lockAt: number
   /** JSON text: drivers may rename the keys of parsed JSON. */
   readonly metadata: string | null
   readonly idempotencyKey: string | null
+  /** How long the server took to find and lock the tasks of the statement; with the first of them. */
+  readonly foundInMs: number | null
 }
 
 /**
@@ -28,7 +32,9 @@ export const CLAIMED_COLUMNS = {
   job: jobs.job,
   fields: sql<string>`pg_catalog.json_build_array(next.place, ${jobs.id}, ${jobs.jobType}, ${jobs.status},
     ${jobs.attempts}, ${jobs.maxAttempts}, ${jobs.priority}, extract(epoch from ${jobs.runAt}),
-    extract(epoch from ${jobs.lockAt}), ${jobs.metadata}::text, ${jobs.idempotencyKey})::text`,
+    extract(epoch from ${jobs.lockAt}), ${jobs.metadata}::text, ${jobs.idempotencyKey},
+    case when next.place = 1 then (extract(epoch from clock_timestamp() - statement_timestamp()) * 1000.0)::float8 end
+    )::text`,
 }
 
 export interface ClaimedColumns {
@@ -49,6 +55,7 @@ type Fields = [
   lockAt: number,
   metadata: string | null,
   idempotencyKey: string | null,
+  foundInMs: number | null,
 ]
 
 /**
@@ -60,9 +67,11 @@ export function claimedRows(returned: readonly ClaimedColumns[]): ClaimedRow[] {
     .map(({ job, fields }) => ({ job, fields: JSON.parse(fields) as Fields }))
     .sort((a, b) => a.fields[0] - b.fields[0])
     .map(({ job, fields }) => {
-      const [, id, queue, status, attempts, maxAttempts, priority, runAtS, lockAt, metadata, idempotencyKey] = fields
+      const [, id, queue, status, attempts, maxAttempts, priority, runAtS, lockAt, ...others] = fields
+      const [metadata, idempotencyKey, foundInMs] = others
       // The column has microseconds, which a number of seconds does not hold exactly.
-      const runAt = new Date(Math.floor(Math.round(Number(runAtS) * 1e6) / 1e3))
-      return { id, queue, job, status, attempts, maxAttempts, priority, runAt, lockAt, metadata, idempotencyKey }
+      const runAtUs = Math.round(Number(runAtS) * 1e6)
+      const when = { runAt: new Date(Math.floor(runAtUs / 1e3)), runAtUs, lockAt }
+      return { id, queue, job, status, attempts, maxAttempts, priority, ...when, metadata, idempotencyKey, foundInMs }
     })
 }

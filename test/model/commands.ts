@@ -1,7 +1,7 @@
 /** The steps that processes take, each one statement of the library: what it should do to the model, and that it does so. */
 import { expect } from 'vitest'
 import { ackUnlessLocked } from '../../src/statements/ack.js'
-import { claim } from '../../src/statements/claim.js'
+import { claim, claimAbove } from '../../src/statements/claim.js'
 import { heartbeat } from '../../src/statements/heartbeat.js'
 import { insertTasks } from '../../src/statements/insert-tasks.js'
 import { markRunning } from '../../src/statements/mark-running.js'
@@ -55,24 +55,30 @@ async function insert(model: Model, db: Db, { maxAttempts, priority, delayMs }: 
   expect([...stored]).toEqual([id])
 }
 
-/** @param heard - Whether the answer arrives. Otherwise the process does not know what it was given. */
-export function claimTasks(
-  worker: string,
-  { limit, running, heard }: { limit: number; running: number; heard: boolean },
-): Step {
-  return step(`${worker} claims ${limit}, ${running} running${heard ? '' : ', answer lost'}`, (model, real) =>
+export interface Claiming {
+  readonly limit: number
+  readonly running: number
+  /** Whether the answer arrives. Otherwise the process does not know what it was given. */
+  readonly heard: boolean
+  /** Only behind one of the tasks, in its priority. */
+  readonly above: number | undefined
+}
+
+export function claimTasks(worker: string, { limit, running, heard, above }: Claiming): Step {
+  const where = above === undefined ? '' : ` above ${above}`
+  return step(`${worker} claims ${limit}${where}, ${running} running${heard ? '' : ', answer lost'}`, (model, real) =>
     real.at(async (db, now) => {
       const { token, row, held } = model.worker(worker)
       const isRegistered = row?.token === token && row.lastSeen > now - model.thresholdUs
-      const expected = isRegistered ? model.claimable(now).slice(0, limit) : []
-      const rows = await claim(db, {
-        queue: model.queue,
-        worker,
-        leaseToken: token,
-        thresholdMs: model.thresholdUs / US,
-        limit,
-        running,
-      })
+      const floor = above === undefined ? undefined : pick([...model.tasks.values()], above)
+      const isThere = (task: ModelTask) =>
+        floor === undefined || (task.priority === floor.priority && follows(task, floor))
+      const expected = isRegistered ? model.claimable(now).filter(isThere).slice(0, limit) : []
+      const thresholdMs = model.thresholdUs / US
+      const request = { queue: model.queue, worker, leaseToken: token, thresholdMs, limit, running }
+      const rows = floor
+        ? await claimAbove(db, request, [{ ...floor, runAtUs: floor.runAt }])
+        : await claim(db, request)
       expect(rows.map(({ id }) => id)).toEqual(expected.map(({ id }) => id))
       for (const [place, task] of expected.entries()) {
         Object.assign(task, { status: place < running ? 'Running' : 'Queued', lockBy: worker, doneAt: null })
@@ -84,6 +90,10 @@ export function claimTasks(
       }
     }),
   )
+}
+
+function follows(task: ModelTask, floor: ModelTask): boolean {
+  return task.runAt > floor.runAt || (task.runAt === floor.runAt && task.id > floor.id)
 }
 
 /** Tasks claimed as Queued that have started since. */

@@ -27,6 +27,7 @@ const claim = fc.record({
   limit: fc.integer({ min: 1, max: 4 }),
   running: fc.nat(4),
   heard: fc.constantFrom(true, true, true, false),
+  above: fc.oneof(fc.constant(undefined), fc.constant(undefined), choice),
 })
 const prunable = fc.constantFrom<('Done' | 'Failed' | 'Killed')[]>('Done', 'Failed', 'Killed')
 const age = fc.constantFrom(0, 2_000)

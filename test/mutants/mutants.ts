@@ -82,11 +82,7 @@ export const mutants: readonly Mutant[] = [
         'order by ${jobs.priority} desc, ${jobs.runAt}, ${jobs.id} limit ${limit} for update skip locked',
         'order by ${jobs.priority} desc, ${jobs.runAt}, ${jobs.id} limit ${limit} for update',
       ],
-      [
-        'the worker may claim',
-        'level.priority is not null and ${mayClaim()} limit',
-        'level.priority is not null limit',
-      ],
+      ['the worker may claim', 'task where ${mayClaim()} limit', 'task limit'],
       ['the worker may claim, beyond the levels', ' and ${mayClaim()}\n         order', '\n         order'],
       ['beyond the levels is what is not of a level', ' and ${jobs.priority} < ${lastLevel}', ''],
     ],
