@@ -7,7 +7,7 @@
  *   offered to the database, because after an outage they are good as long as nobody has taken the tasks. Where the
  *   database itself has refused the heartbeat somebody has, so of handlers that run then nothing is recorded.
  */
-import { claim } from '../statements/claim.js'
+import { claim, claimAbove } from '../statements/claim.js'
 import { nextDueMs } from '../statements/next-due.js'
 import type { ClaimedRow } from '../vocabulary/claimed-row.js'
 import type { Claim } from '../vocabulary/claim.js'
@@ -35,6 +35,7 @@ import { inWords, type Report } from './report.js'
 import { ABORT_GRACE_MS, runTask, type Execution, type RunHooks, type TaskRunner } from './run-task.js'
 import { Prefetch } from './prefetch.js'
 import { RunningMarks } from './running-marks.js'
+import { ScanFloor, type Look } from './scan-floor.js'
 import type { Slots } from './slots.js'
 import type { StuckSlots } from './stuck-slots.js'
 
@@ -78,6 +79,7 @@ export class Session<Args, Result> {
   readonly #acks: AckGroup
   readonly #keepAlive: KeepAlive
   readonly #claims: ClaimLoop
+  readonly #scanFloor: ScanFloor
   readonly #cancellations: CancellationWatch
   readonly #recorder: OutcomeRecorder
   readonly #marks: RunningMarks
@@ -119,6 +121,10 @@ export class Session<Args, Result> {
         this.#lose(cause, refused)
         lost()
       },
+    })
+    this.#scanFloor = new ScanFloor({
+      working: () => this.#state === 'working',
+      mustBeSure: () => parts.idleWatch.asked,
     })
     this.#claims = new ClaimLoop(settings.pollIntervalMs, {
       room: () => this.#room(),
@@ -224,16 +230,11 @@ export class Session<Args, Result> {
   }
 
   async #claim(limit: number): Promise<number> {
-    const { control, registration, settings, slots, idleWatch } = this.parts
-    const { queue, worker, leaseToken } = registration
-    const running = Math.max(slots.free - this.#held.buffered, 0)
-    const request = { queue, worker, leaseToken, limit, running, thresholdMs: settings.reenqueueOrphanedAfterMs }
+    const { idleWatch } = this.parts
     const wasIdle = this.#held.size === 0
-    const sentAt = performance.now()
     const { hints } = this.#cancellations
-    this.#claimSentAt = sentAt
     try {
-      const rows = await control.run((db) => claim(db, request))
+      const { rows, nothingDueAt } = await this.#scanFloor.claim(this.#look(limit))
       for (const row of rows) this.#hold(row)
       // They may have been meant although their claim was still on its way.
       if (hints !== this.#cancellations.hints) this.#cancellations.look()
@@ -242,11 +243,22 @@ export class Session<Args, Result> {
       else this.#fillSlots()
       if (this.#state !== 'working') this.#handBackBuffer()
       else if (this.#stuck) this.#giveWay()
-      if (wasIdle && rows.length === 0) idleWatch.noteIdle(sentAt)
+      if (wasIdle && nothingDueAt !== undefined) idleWatch.noteIdle(nothingDueAt)
       // As if there were no more, so that the next look is not at once.
       return this.#stuck ? 0 : rows.length
     } finally {
       this.#claimSentAt = undefined
+    }
+  }
+
+  #look(limit: number): Look {
+    const { control, registration, settings, slots } = this.parts
+    const { queue, worker, leaseToken } = registration
+    return (floors) => {
+      const running = Math.max(slots.free - this.#held.buffered, 0)
+      const request = { queue, worker, leaseToken, limit, running, thresholdMs: settings.reenqueueOrphanedAfterMs }
+      this.#claimSentAt = performance.now()
+      return control.run((db) => (floors === undefined ? claim(db, request) : claimAbove(db, request, floors)))
     }
   }
 
