@@ -56,6 +56,16 @@ describe('docs/operations.md', () => {
     await waiting
   })
 
+  it('shows which session has the oldest snapshot', async () => {
+    const held = await hold(database.sql, 'set transaction isolation level repeatable read; select from apalis.jobs')
+    for (let times = 0; times < 3; times++) await storeTask(database.sql, { id: taskId(times), queue })
+    const sessions = await ask('Old snapshots')
+    const found = sessions.find(({ pid }) => pid === held.pid)
+    expect(found).toMatchObject({ state: 'idle in transaction', transactions_since: expect.any(Number) as number })
+    expect(found?.['transactions_since']).toBeGreaterThan(2)
+    await held.release()
+  })
+
   it('shows the last errors, the latest first', async () => {
     const failed = { queue, attempts: 1, result: { Err: 'no answer' } }
     await storeTask(database.sql, { ...failed, id: taskId(1), status: 'Failed', doneAt: '-2 minutes' })
@@ -86,6 +96,6 @@ describe('docs/operations.md', () => {
   })
 
   it('has no further statement', () => {
-    expect(runbook.match(/^```sql$/gm)).toHaveLength(7)
+    expect(runbook.match(/^```sql$/gm)).toHaveLength(8)
   })
 })
