@@ -1,6 +1,7 @@
 /**
- * Looks for due tasks while there is room for more, one look at a time: several at once would each read the foreign key's
- * worker row and fill the database with multixacts.
+ * Looks for due tasks while there is room for more, one look at a time. Only while claims are large two are under way, so
+ * that the server works on one while this process reads the other; each pair costs the server a multixact, because both
+ * read the foreign key's worker row, which small claims would not be worth.
  *
  * - full: there is no room. Waits until `wake` says that there may be.
  * - busy: a claim brought as many tasks as there was room for. Claims again as soon as there is room.
@@ -21,6 +22,8 @@ const MAX_FAILURE_BACKOFF_MS = 5_000
 const IDLE_MS = 250
 /** A timer may fire a little early, and the task is not due before its time by the database's clock. */
 const TIMER_MARGIN_MS = 1
+/** Claims for so many tasks are large. */
+const LARGE = 200
 
 export interface ClaimLoopHooks {
   /** How many more tasks there is room for. */
@@ -41,6 +44,8 @@ export interface ClaimLoopHooks {
 export class ClaimLoop {
   readonly #wakeup = new Wakeup()
   readonly #running: Promise<void>
+  /** The claims beside those of the loop. */
+  #beside: Promise<void> | undefined
   #hinted = false
   #stopped = false
 
@@ -63,10 +68,11 @@ export class ClaimLoop {
   }
 
   /** Resolves when no claim is under way any more. */
-  stop(): Promise<void> {
+  async stop(): Promise<void> {
     this.#stopped = true
     this.#wakeup.wake()
-    return this.#running
+    await this.#running
+    await this.#beside
   }
 
   async #run(): Promise<void> {
@@ -91,6 +97,7 @@ export class ClaimLoop {
           const found = await this.hooks.claim(room)
           if (found === room) {
             answered()
+            if (room >= LARGE) this.#beside ??= this.#claimBeside()
             continue
           }
           poll = nextPoll(poll, this.interval, found > 0, this.hooks.listening())
@@ -107,6 +114,21 @@ export class ClaimLoop {
         failureMs = Math.min(failureMs * 2, MAX_FAILURE_BACKOFF_MS)
       }
     }
+  }
+
+  /** While claims are large and bring all they ask for; when one fails the loop will meet the same. */
+  async #claimBeside(): Promise<void> {
+    try {
+      for (let room = this.hooks.room(); room >= LARGE && !this.#stopped; room = this.hooks.room()) {
+        if ((await this.hooks.claim(room)) < room) break
+        this.hooks.onSuccess()
+      }
+    } catch (error) {
+      this.hooks.onFailure(error)
+    }
+    this.#beside = undefined
+    // The loop may wait for the room that was promised to these.
+    this.#wakeup.wake()
   }
 
   /** As the hook, but without an answer as soon as there is a hint: a task that has just arrived does not wait for it. */

@@ -33,9 +33,9 @@ export class Reconciliation {
 
   /**
    * @param sentAt - When the heartbeat was sent.
-   * @param claimSentAt - When the claim under way was sent, if there is one.
+   * @param claimSentAt - When the first of the claims under way was sent; infinite if there is none.
    */
-  reconcile(beat: Heartbeat, sentAt: number, claimSentAt: number | undefined): void {
+  reconcile(beat: Heartbeat, sentAt: number, claimSentAt: number): void {
     const { held, recorder, tasks, heldEarlier } = this.parts
     const missing = held.missing(beat, sentAt)
     if (missing.length > 0) tasks.add(this.#letGo(missing))

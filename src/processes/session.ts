@@ -74,8 +74,12 @@ export class Session<Args, Result> {
   #unacknowledged = 0
   /** Whatever is under way with a held claim that is not buffered, and the hand-backs of strays. */
   readonly #tasks = new InFlight(() => this.#offerRoom())
-  /** When the claim under way was sent. */
-  #claimSentAt: number | undefined
+  /** How many tasks the claims under way may bring. */
+  #promised = 0
+  /** Resolves when the last of them is answered. */
+  #answered: Promise<void> = Promise.resolve()
+  /** When the claims under way were sent. */
+  readonly #claimsSentAt = new Set<number>()
   readonly #acks: AckGroup
   readonly #keepAlive: KeepAlive
   readonly #claims: ClaimLoop
@@ -112,7 +116,7 @@ export class Session<Args, Result> {
     this.#marks = new RunningMarks({ control, registration, outages, held })
     const reconciliation = new Reconciliation({ held, cancellations, recorder, tasks, heldEarlier }, deadlines.strayMs)
     this.#keepAlive = new KeepAlive(control, registration, registeredAt, settings, {
-      onBeat: (beat, sentAt) => reconciliation.reconcile(beat, sentAt, this.#claimSentAt),
+      onBeat: (beat, sentAt) => reconciliation.reconcile(beat, sentAt, Math.min(...this.#claimsSentAt)),
       onSwept: (orphans) => reportOrphans(report, orphans, 'silent workers'),
       onSilence: (silentMs) => reportSilence(report, silentMs),
       onFailure: (operation, error) => outages.failed(operation, error),
@@ -217,7 +221,7 @@ export class Session<Args, Result> {
     if (this.#stuck) return idleWatch.asked ? 1 : 0
     const ahead = this.#prefetch.size(this.#held.ended)
     // Those that are about to start do not wait.
-    const waiting = this.#held.buffered - slots.free
+    const waiting = this.#held.buffered + this.#promised - slots.free
     if (waiting > ahead / 2) return 0
     const acking = Math.max(this.#acks.underWay - ahead, 0)
     const unacknowledged = onDemand ? 0 : this.#unacknowledged
@@ -231,10 +235,21 @@ export class Session<Args, Result> {
 
   async #claim(limit: number): Promise<number> {
     const { idleWatch } = this.parts
-    const wasIdle = this.#held.size === 0
+    const wasIdle = this.#held.size === 0 && this.#promised === 0
     const { hints } = this.#cancellations
+    const earlier = this.#answered
+    const sentAt = performance.now()
+    this.#promised += limit
+    this.#claimsSentAt.add(sentAt)
+    const answer = this.#scanFloor.claim(this.#look(limit))
+    this.#answered = answer.then(
+      () => undefined,
+      () => undefined,
+    )
     try {
-      const { rows, nothingDueAt } = await this.#scanFloor.claim(this.#look(limit))
+      const { rows, nothingDueAt } = await answer
+      // In the order in which they were sent, which is that of their tasks.
+      await earlier
       for (const row of rows) this.#hold(row)
       // They may have been meant although their claim was still on its way.
       if (hints !== this.#cancellations.hints) this.#cancellations.look()
@@ -247,7 +262,8 @@ export class Session<Args, Result> {
       // As if there were no more, so that the next look is not at once.
       return this.#stuck ? 0 : rows.length
     } finally {
-      this.#claimSentAt = undefined
+      this.#promised -= limit
+      this.#claimsSentAt.delete(sentAt)
     }
   }
 
@@ -255,9 +271,9 @@ export class Session<Args, Result> {
     const { control, registration, settings, slots } = this.parts
     const { queue, worker, leaseToken } = registration
     return (floors) => {
-      const running = Math.max(slots.free - this.#held.buffered, 0)
+      const earlier = this.#held.buffered + this.#promised - limit
+      const running = Math.max(slots.free - earlier, 0)
       const request = { queue, worker, leaseToken, limit, running, thresholdMs: settings.reenqueueOrphanedAfterMs }
-      this.#claimSentAt = performance.now()
       return control.run((db) => (floors === undefined ? claim(db, request) : claimAbove(db, request, floors)))
     }
   }

@@ -13,19 +13,19 @@ export class Strays {
    * @param fences - All that are not held now. One that was seen before and is not among them is forgotten.
    * @param beat - When the heartbeat that brought them was sent and received. What was sent after the grace period counts:
    * a process that was too busy to read may have the answer of the claim still before it, too.
-   * @param claimSentAt - When the claim under way was sent, if there is one.
+   * @param claimSentAt - When the first of the claims under way was sent.
    * @returns Those first seen longer ago than the grace period; they are not returned again.
    */
   seen(
     fences: readonly Fence[],
     beat: { readonly sentAt: number; readonly receivedAt: number },
-    claimSentAt?: number,
+    claimSentAt = Number.POSITIVE_INFINITY,
   ): Fence[] {
     const known = this.#firstSeen
     this.#firstSeen = new Map(fences.map((fence) => [keyOf(fence), known.get(keyOf(fence)) ?? beat.receivedAt]))
     const lost = fences.filter((fence) => {
       const firstSeen = this.#firstSeen.get(keyOf(fence))!
-      return beat.sentAt - firstSeen >= this.graceMs && (claimSentAt === undefined || claimSentAt > firstSeen)
+      return beat.sentAt - firstSeen >= this.graceMs && claimSentAt > firstSeen
     })
     for (const fence of lost) this.#firstSeen.set(keyOf(fence), Number.POSITIVE_INFINITY)
     return lost
