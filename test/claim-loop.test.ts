@@ -212,4 +212,56 @@ describe('the claim loop', () => {
     await pass(0)
     expect(failures).toEqual([new Error('waited for')])
   })
+
+  describe('while claims bring all they ask for', () => {
+    /** A loop whose claims are answered by hand. */
+    function answering(room: () => number) {
+      const answers: ((found: number) => void)[] = []
+      const looking500 = looking(5_000, [], { room, claim: () => new Promise((resolve) => answers.push(resolve)) })
+      const answer = async (found: number) => {
+        answers.shift()!(found)
+        await pass(0)
+      }
+      return { ...looking500, underWay: () => answers.length, answer }
+    }
+
+    it.each([
+      [500, 2],
+      [199, 1],
+    ])('for %i tasks, %i are under way', async (room, count) => {
+      const { underWay, answer } = answering(() => room)
+      await pass(0)
+      expect(underWay()).toBe(1)
+      for (let n = 0; n < 5; n++) {
+        await answer(room)
+        expect(underWay()).toBe(count)
+      }
+      for (let n = 0; n < count; n++) await answer(0)
+      expect(underWay()).toBe(0)
+    })
+
+    it('goes on when the room that was promised to the other one is free again', async () => {
+      const rooms = [500, 500, 0]
+      const { underWay, answer } = answering(() => rooms.shift() ?? 500)
+      await pass(0)
+      await answer(500)
+      // That of the other one; for the loop itself there was no room.
+      expect(underWay()).toBe(1)
+      await answer(0)
+      expect(underWay()).toBe(1)
+      await answer(0)
+    })
+
+    it('stops when both are answered', async () => {
+      const { loop, answer } = answering(() => 500)
+      await pass(0)
+      await answer(500)
+      let stopped = false
+      const stopping = loop.stop().then(() => (stopped = true))
+      await answer(500)
+      expect(stopped).toBe(false)
+      await answer(500)
+      await stopping
+    })
+  })
 })

@@ -359,6 +359,15 @@ describe('timeoutMs', () => {
     expect(stuck).not.toContain('task.claimed')
   })
 
+  it('starts tasks in their order also while two claims are under way', async () => {
+    const { queue, storage, worker } = work<number>()
+    const numbers = Array.from({ length: 3_000 }, (_, n) => n)
+    await storage.pushTasks(numbers.map((n) => queue.task(n)))
+    const began: number[] = []
+    await worker((n) => void began.push(n), { concurrency: 1, bufferSize: 1_500 }).run({ untilIdle: true })
+    expect(began).toEqual(numbers)
+  })
+
   it('claims ahead what it ends in a tenth of a second, and hands it back when tasks become slow', async () => {
     const { queue, storage, started } = work<number>()
     await storage.pushTasks(Array.from({ length: 4_000 }, (_, n) => queue.task(n, { priority: n < 3_000 ? 1 : 0 })))

@@ -8,7 +8,7 @@ import { clearTables, count, hasUnfinished, QUEUE, setupTables } from './apalis-
 const queue = defineQueue<Payload>(QUEUE)
 
 const SETTINGS: Record<WorkMode, StorageConfig & WorkerOptions> = {
-  fast: { concurrency: 100, bufferSize: 1000 },
+  fast: { concurrency: 100, bufferSize: 1_500 },
   'small-batches': { concurrency: 50, bufferSize: 50 },
   // The application acknowledges in the handler, because the worker itself would give a slot free before.
   acked: { concurrency: 24, autoAck: false },

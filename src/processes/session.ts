@@ -41,6 +41,8 @@ import type { StuckSlots } from './stuck-slots.js'
 
 /** A stop that takes no longer surprises nobody. */
 const TELL_AFTER_MS = 1_000
+/** Tasks in one claim. Larger ones are no faster, and leave no room for one beside them. */
+const MAX_CLAIM = 500
 /** How long tasks that were claimed ahead may wait beyond what would be claimed ahead by now. */
 const SURPLUS_MS = 1_000
 
@@ -210,7 +212,8 @@ export class Session<Args, Result> {
   }
 
   /**
-   * How many tasks to claim: none until half of the buffer is used up, so that claims under load are large. Outcomes on
+   * How many tasks to claim: none until half of the buffer or the largest claim is used up, so that claims under load are
+   * large. What claims under way may bring counts as if it was here. Outcomes on
    * their way count as far as they are more than a buffer, so that a database that takes no acknowledgements is not asked
    * for more tasks, and claims are not small while it takes them; and so do those that the application has yet to tell, so
    * that one which never does is not handed the whole queue. With every slot stuck none are claimed, except one by one for
@@ -222,10 +225,10 @@ export class Session<Args, Result> {
     const ahead = this.#prefetch.size(this.#held.ended)
     // Those that are about to start do not wait.
     const waiting = this.#held.buffered + this.#promised - slots.free
-    if (waiting > ahead / 2) return 0
+    if (waiting > Math.max(ahead / 2, ahead - MAX_CLAIM)) return 0
     const acking = Math.max(this.#acks.underWay - ahead, 0)
     const unacknowledged = onDemand ? 0 : this.#unacknowledged
-    return ahead - waiting - acking - unacknowledged
+    return Math.min(ahead - waiting - acking - unacknowledged, MAX_CLAIM)
   }
 
   /** Most of what ends makes no room: waking the loop each time would cost more than the task. */
