@@ -66,12 +66,27 @@ export function claimedRows(returned: readonly ClaimedColumns[]): ClaimedRow[] {
   return returned
     .map(({ job, fields }) => ({ job, fields: JSON.parse(fields) as Fields }))
     .sort((a, b) => a.fields[0] - b.fields[0])
-    .map(({ job, fields }) => {
-      const [, id, queue, status, attempts, maxAttempts, priority, runAtS, lockAt, ...others] = fields
-      const [metadata, idempotencyKey, foundInMs] = others
-      // The column has microseconds, which a number of seconds does not hold exactly.
-      const runAtUs = Math.round(Number(runAtS) * 1e6)
-      const when = { runAt: new Date(Math.floor(runAtUs / 1e3)), runAtUs, lockAt }
-      return { id, queue, job, status, attempts, maxAttempts, priority, ...when, metadata, idempotencyKey, foundInMs }
-    })
+    .map(({ job, fields }) => claimedRow(job, fields))
+}
+
+/** Field by field, because rest and spread are slow, and each task passes through here. */
+function claimedRow(job: Uint8Array, fields: Fields): ClaimedRow {
+  const [, id, queue, status, attempts, maxAttempts, priority, runAtS, lockAt] = fields
+  // The column has microseconds, which a number of seconds does not hold exactly.
+  const runAtUs = Math.round(Number(runAtS) * 1e6)
+  return {
+    id,
+    queue,
+    job,
+    status,
+    attempts,
+    maxAttempts,
+    priority,
+    runAt: new Date(Math.floor(runAtUs / 1e3)),
+    runAtUs,
+    lockAt,
+    metadata: fields[9],
+    idempotencyKey: fields[10],
+    foundInMs: fields[11],
+  }
 }
