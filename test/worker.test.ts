@@ -359,13 +359,14 @@ describe('timeoutMs', () => {
     expect(stuck).not.toContain('task.claimed')
   })
 
-  it('starts tasks in their order also while two claims are under way', async () => {
+  it('runs each task once while two claims are under way', async () => {
     const { queue, storage, worker } = work<number>()
     const numbers = Array.from({ length: 3_000 }, (_, n) => n)
     await storage.pushTasks(numbers.map((n) => queue.task(n)))
     const began: number[] = []
-    await worker((n) => void began.push(n), { concurrency: 1, bufferSize: 1_500 }).run({ untilIdle: true })
-    expect(began).toEqual(numbers)
+    await worker((n) => void began.push(n), { concurrency: 5, bufferSize: 1_500 }).run({ untilIdle: true })
+    // In any order: which of the two gets the earlier tasks is up to the server.
+    expect(began.toSorted((a, b) => a - b)).toEqual(numbers)
   })
 
   it('claims ahead what it ends in a tenth of a second, and hands it back when tasks become slow', async () => {

@@ -1,7 +1,8 @@
 /**
  * Looks for due tasks while there is room for more, one look at a time. Only while claims are large two are under way, so
- * that the server works on one while this process reads the other; each pair costs the server a multixact, because both
- * read the foreign key's worker row, which small claims would not be worth.
+ * that the server works on one while this process reads the other. Each pair costs the server a multixact, because both
+ * read the foreign key's worker row, which small claims would not be worth, and which of them gets the earlier tasks is up
+ * to the server.
  *
  * - full: there is no room. Waits until `wake` says that there may be.
  * - busy: a claim brought as many tasks as there was room for. Claims again as soon as there is room.

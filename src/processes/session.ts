@@ -17,6 +17,7 @@ import { AckGroup } from './ack-group.js'
 import { claimStands, type TxClaim } from './ack-in-tx.js'
 import { CancellationWatch } from './cancellation-watch.js'
 import { ClaimLoop } from './claim-loop.js'
+import { ClaimsUnderWay } from './claims-under-way.js'
 import type { ControlClient } from './control-client.js'
 import { within, type Deadlines } from './deadlines.js'
 import { handOut } from './handed-out.js'
@@ -76,12 +77,7 @@ export class Session<Args, Result> {
   #unacknowledged = 0
   /** Whatever is under way with a held claim that is not buffered, and the hand-backs of strays. */
   readonly #tasks = new InFlight(() => this.#offerRoom())
-  /** How many tasks the claims under way may bring. */
-  #promised = 0
-  /** Resolves when the last of them is answered. */
-  #answered: Promise<void> = Promise.resolve()
-  /** When the claims under way were sent. */
-  readonly #claimsSentAt = new Set<number>()
+  readonly #underWay = new ClaimsUnderWay()
   readonly #acks: AckGroup
   readonly #keepAlive: KeepAlive
   readonly #claims: ClaimLoop
@@ -118,7 +114,7 @@ export class Session<Args, Result> {
     this.#marks = new RunningMarks({ control, registration, outages, held })
     const reconciliation = new Reconciliation({ held, cancellations, recorder, tasks, heldEarlier }, deadlines.strayMs)
     this.#keepAlive = new KeepAlive(control, registration, registeredAt, settings, {
-      onBeat: (beat, sentAt) => reconciliation.reconcile(beat, sentAt, Math.min(...this.#claimsSentAt)),
+      onBeat: (beat, sentAt) => reconciliation.reconcile(beat, sentAt, this.#underWay.firstSentAt),
       onSwept: (orphans) => reportOrphans(report, orphans, 'silent workers'),
       onSilence: (silentMs) => reportSilence(report, silentMs),
       onFailure: (operation, error) => outages.failed(operation, error),
@@ -134,7 +130,7 @@ export class Session<Args, Result> {
     })
     this.#claims = new ClaimLoop(settings.pollIntervalMs, {
       room: () => this.#room(),
-      claim: (limit) => this.#claim(limit),
+      claim: (limit) => this.#underWay.run(limit, () => this.#claim(limit)),
       nextDueMs: () => control.run((db) => nextDueMs(db, registration.queue)),
       listening: parts.listening,
       hurried: () => parts.idleWatch.asked && held.size === 0,
@@ -213,18 +209,18 @@ export class Session<Args, Result> {
 
   /**
    * How many tasks to claim: none until half of the buffer or the largest claim is used up, so that claims under load are
-   * large. What claims under way may bring counts as if it was here. Outcomes on
-   * their way count as far as they are more than a buffer, so that a database that takes no acknowledgements is not asked
-   * for more tasks, and claims are not small while it takes them; and so do those that the application has yet to tell, so
-   * that one which never does is not handed the whole queue. With every slot stuck none are claimed, except one by one for
-   * those who wait for the queue to be empty, which goes back.
+   * large. What claims under way may bring counts as if it was here. Outcomes on their way count as far as they are more than
+   * a buffer, so that a database that takes no acknowledgements is not asked for more tasks, and claims are not small while
+   * it takes them; and so do those that the application has yet to tell, so that one which never does is not handed the
+   * whole queue. With every slot stuck none are claimed, except one by one for those who wait for the queue to be empty,
+   * which goes back.
    */
   #room(): number {
     const { slots, onDemand, idleWatch } = this.parts
     if (this.#stuck) return idleWatch.asked ? 1 : 0
     const ahead = this.#prefetch.size(this.#held.ended)
     // Those that are about to start do not wait.
-    const waiting = this.#held.buffered + this.#promised - slots.free
+    const waiting = this.#held.buffered + this.#underWay.promised - slots.free
     if (waiting > Math.max(ahead / 2, ahead - MAX_CLAIM)) return 0
     const acking = Math.max(this.#acks.underWay - ahead, 0)
     const unacknowledged = onDemand ? 0 : this.#unacknowledged
@@ -237,44 +233,27 @@ export class Session<Args, Result> {
   }
 
   async #claim(limit: number): Promise<number> {
-    const { idleWatch } = this.parts
-    const wasIdle = this.#held.size === 0 && this.#promised === 0
+    const wasIdle = this.#held.size === 0 && this.#underWay.promised === limit
     const { hints } = this.#cancellations
-    const earlier = this.#answered
-    const sentAt = performance.now()
-    this.#promised += limit
-    this.#claimsSentAt.add(sentAt)
-    const answer = this.#scanFloor.claim(this.#look(limit))
-    this.#answered = answer.then(
-      () => undefined,
-      () => undefined,
-    )
-    try {
-      const { rows, nothingDueAt } = await answer
-      // In the order in which they were sent, which is that of their tasks.
-      await earlier
-      for (const row of rows) this.#hold(row)
-      // They may have been meant although their claim was still on its way.
-      if (hints !== this.#cancellations.hints) this.#cancellations.look()
-      // Where there may be more, the next claim leaves before these run: the database works while they do.
-      if (rows.length === limit) onNextTurn(() => this.#fillSlots())
-      else this.#fillSlots()
-      if (this.#state !== 'working') this.#handBackBuffer()
-      else if (this.#stuck) this.#giveWay()
-      if (wasIdle && nothingDueAt !== undefined) idleWatch.noteIdle(nothingDueAt)
-      // As if there were no more, so that the next look is not at once.
-      return this.#stuck ? 0 : rows.length
-    } finally {
-      this.#promised -= limit
-      this.#claimsSentAt.delete(sentAt)
-    }
+    const { rows, nothingDueAt } = await this.#scanFloor.claim(this.#look(limit))
+    for (const row of rows) this.#hold(row)
+    // They may have been meant although their claim was still on its way.
+    if (hints !== this.#cancellations.hints) this.#cancellations.look()
+    // Where there may be more, the next claim leaves before these run: the database works while they do.
+    if (rows.length === limit) onNextTurn(() => this.#fillSlots())
+    else this.#fillSlots()
+    if (this.#state !== 'working') this.#handBackBuffer()
+    else if (this.#stuck) this.#giveWay()
+    if (wasIdle && nothingDueAt !== undefined) this.parts.idleWatch.noteIdle(nothingDueAt)
+    // As if there were no more, so that the next look is not at once.
+    return this.#stuck ? 0 : rows.length
   }
 
   #look(limit: number): Look {
     const { control, registration, settings, slots } = this.parts
     const { queue, worker, leaseToken } = registration
     return (floors) => {
-      const earlier = this.#held.buffered + this.#promised - limit
+      const earlier = this.#held.buffered + this.#underWay.promised - limit
       const running = Math.max(slots.free - earlier, 0)
       const request = { queue, worker, leaseToken, limit, running, thresholdMs: settings.reenqueueOrphanedAfterMs }
       return control.run((db) => (floors === undefined ? claim(db, request) : claimAbove(db, request, floors)))
