@@ -198,6 +198,22 @@ describe('the claim loop', () => {
     expect(looks.length).toBe(2)
   })
 
+  it('does not take a question that a hint made needless for an answer', async () => {
+    let successes = 0
+    const unanswered = new Promise<number>(() => undefined)
+    const { asked, looks, loop } = looking(5_000, [], {
+      nextDueMs: () => (asked.push(0), asked.length === 1 ? Promise.resolve(undefined) : unanswered),
+      claim: (limit) => (looks.push({ at: 0, limit }), looks.length === 1 ? Promise.resolve(0) : unanswered),
+      onSuccess: () => (successes += 1),
+    })
+    loops.splice(loops.indexOf(loop), 1)
+    await pass(10_000)
+    expect([asked.length, looks.length, successes]).toEqual([2, 1, 1])
+    loop.hint()
+    await pass(0)
+    expect([looks.length, successes]).toEqual([2, 1])
+  })
+
   it('reports the failure of a question that it waited for, and nothing of one that a hint made needless', async () => {
     let fail: (error: Error) => void = () => undefined
     const { failures, loop } = looking(5_000, [], { nextDueMs: () => new Promise((_, reject) => (fail = reject)) })

@@ -92,7 +92,12 @@ export class ClaimLoop {
       }
       try {
         const ask = look === 'ask' && !this.#hurried()
-        let dueMs = ask ? await this.#askNextDue() : 0
+        const due = ask ? await this.#askNextDue() : { ms: 0 }
+        if (due === 'cut short') {
+          look = 'claim'
+          continue
+        }
+        let dueMs = due.ms
         if (dueMs !== undefined && dueMs <= 0) {
           const hinted = this.#takeHint()
           const found = await this.hooks.claim(room)
@@ -103,7 +108,8 @@ export class ClaimLoop {
           }
           poll = nextPoll(poll, this.interval, found > 0, this.hooks.listening())
           const isIdle = poll.delayMs >= IDLE_MS && found === 0
-          dueMs = (isIdle || hinted) && !ask && !this.#hurried() ? await this.#askNextDue() : undefined
+          const next = (isIdle || hinted) && !ask && !this.#hurried() ? await this.#askNextDue() : 'cut short'
+          dueMs = next === 'cut short' ? undefined : next.ms
         } else {
           poll = nextPoll(poll, this.interval, false, this.hooks.listening())
         }
@@ -132,8 +138,8 @@ export class ClaimLoop {
     this.#wakeup.wake()
   }
 
-  /** As the hook, but without an answer as soon as there is a hint: a task that has just arrived does not wait for it. */
-  async #askNextDue(): Promise<number | undefined> {
+  /** Until there is a hint: a task that has just arrived does not wait for the answer, which is old by then. */
+  async #askNextDue(): Promise<{ readonly ms: number | undefined } | 'cut short'> {
     let answer: { readonly ms: number | undefined } | { readonly error: unknown } | undefined
     const answered = (outcome: NonNullable<typeof answer>) => {
       answer = outcome
@@ -144,8 +150,9 @@ export class ClaimLoop {
       (error: unknown) => answered({ error }),
     )
     while (answer === undefined && !this.#stopped && !this.#hurried()) await this.#wakeup.wait()
-    if (answer !== undefined && 'error' in answer) throw answer.error
-    return answer?.ms
+    if (answer === undefined) return 'cut short'
+    if ('error' in answer) throw answer.error
+    return answer
   }
 
   /** @param dueMs - 0 or less for a task that is due and was not claimed, because a transaction holds it: that is no reason to hurry. */
