@@ -1,4 +1,4 @@
-import { jsonCodec, refusal, superjsonCodec, writeValue } from './codec.js'
+import { refusal, writeValue } from './codec.js'
 import { Defined, definitionOfTask, type Notify, type QueueDefinition } from './definition.js'
 import { InvalidArgumentError } from './errors.js'
 import {
@@ -164,8 +164,8 @@ function encodeArgs({ codec }: QueueDefinition, args: unknown): Uint8Array {
     throw new InvalidArgumentError('codec', `encode has to return a Uint8Array, not ${typeOf(bytes)}.`)
   }
   if (bytes.length > MAX_PAYLOAD_BYTES) throw new InvalidArgumentError('args', `the payload ${tooLarge(bytes.length)}.`)
-  // A copy, because a codec of the application's may write all its payloads into one buffer.
-  return codec === superjsonCodec || codec === jsonCodec ? bytes : new Uint8Array(bytes)
+  // A copy, because a codec may write all its payloads into one buffer.
+  return new Uint8Array(bytes)
 }
 
 function encodeMetadata(metadata: Metadata): string {
