@@ -9,14 +9,19 @@ export class InFlight {
     return this.#count
   }
 
-  /** Call `end` once when it ends. */
+  /** Work that ends with a promise which is not there yet; see `endWith`. */
   begin(): void {
     this.#count += 1
   }
 
+  /** What has begun ends with this. */
+  endWith(work: Promise<unknown>): void {
+    void work.then(this.#end, this.#fail)
+  }
+
   add(work: Promise<unknown>): void {
     this.begin()
-    void work.then(this.end, this.#fail)
+    this.endWith(work)
   }
 
   /** Resolves when some of it ends, also of what is added later. */
@@ -24,7 +29,7 @@ export class InFlight {
     return new Promise((resolve) => this.#waiting.push(resolve))
   }
 
-  readonly end = (): void => {
+  readonly #end = (): void => {
     this.#count -= 1
     this.onEnd()
     if (this.#waiting.length === 0) return
@@ -34,7 +39,7 @@ export class InFlight {
   }
 
   readonly #fail = (error: unknown): never => {
-    this.end()
+    this.#end()
     throw error
   }
 }

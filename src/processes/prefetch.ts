@@ -15,14 +15,15 @@ export class Prefetch {
   constructor(
     private readonly bufferSize: number,
     private readonly follows: boolean,
-    now = performance.now(),
+    private readonly now: () => number = () => performance.now(),
   ) {
-    this.#since = now
+    this.#since = now()
   }
 
   /** @param ended - How many tasks this worker has ended so far. */
-  size(ended: number, now = performance.now()): number {
+  size(ended: number): number {
     if (!this.follows) return this.bufferSize
+    const now = this.now()
     const elapsedMs = now - this.#since
     if (elapsedMs >= WINDOW_MS) {
       this.#ahead = Math.floor(((ended - this.#endedBefore) / elapsedMs) * WINDOW_MS)

@@ -12,7 +12,7 @@
  * whose transaction was open while later ones were claimed, and those that were handed back. When nothing is found there,
  * the queue is asked at once, except if it had nothing when it was last asked.
  */
-import type { ScanFloor as Floor } from '../statements/claim.js'
+import type { Floor } from '../statements/claim.js'
 import type { ClaimedRow } from '../vocabulary/claimed-row.js'
 
 /** A look that takes longer than this, and this for each task that it brings, is slow. */

@@ -30,11 +30,11 @@ import { onNextTurn } from './next-turn.js'
 import type { Outages } from './outages.js'
 import { OutcomeRecorder } from './outcome-recorder.js'
 import { reportLateError, reportOrphans, reportOverrun, reportSilence, reportWait } from './outcome-report.js'
+import { Prefetch } from './prefetch.js'
 import { Reconciliation } from './reconciliation.js'
 import type { Registration } from './registration.js'
 import { inWords, type Report } from './report.js'
 import { ABORT_GRACE_MS, runTask, type Execution, type RunHooks, type TaskRunner } from './run-task.js'
-import { Prefetch } from './prefetch.js'
 import { RunningMarks } from './running-marks.js'
 import { ScanFloor, type Look } from './scan-floor.js'
 import type { Slots } from './slots.js'
@@ -86,7 +86,7 @@ export class Session<Args, Result> {
   readonly #recorder: OutcomeRecorder
   readonly #marks: RunningMarks
   readonly #prefetch: Prefetch
-  readonly #surplus: ReturnType<typeof setInterval>
+  readonly #surplus: ReturnType<typeof setInterval> | undefined
   readonly #hooks: RunHooks<Args> = {
     inTx: (held) => this.#inTx(held),
     handOut: (held, task) => this.#handOut(held, task),
@@ -99,8 +99,9 @@ export class Session<Args, Result> {
     this.lost = new Promise((resolve) => (lost = resolve))
     const held = new HeldClaims(report)
     this.#held = held
-    this.#prefetch = new Prefetch(settings.bufferSize, settings.growsBuffer && !parts.onDemand)
-    this.#surplus = setInterval(() => this.#handBackSurplus(), SURPLUS_MS)
+    const growsBuffer = settings.growsBuffer && !parts.onDemand
+    this.#prefetch = new Prefetch(settings.bufferSize, growsBuffer)
+    if (growsBuffer) this.#surplus = setInterval(() => this.#handBackSurplus(), SURPLUS_MS)
     this.#acks = new AckGroup(control, registration.queue, registration.worker, {
       onFailure: (error) => outages.failed('acknowledging tasks', error),
       onRecovery: () => outages.worked('acknowledging tasks'),
@@ -296,9 +297,8 @@ export class Session<Args, Result> {
     this.#tasks.begin()
     runTask(held, runner, this.#hooks, (execution) => {
       // It counts as under way until the database knows, and its slot is free from now on.
-      this.#tasks.add(this.#conclude(held, execution))
+      this.#tasks.endWith(this.#conclude(held, execution))
       this.#free(held, execution)
-      this.#tasks.end()
     })
   }
 
@@ -385,14 +385,14 @@ export class Session<Args, Result> {
     this.#handBackBuffer()
   }
 
-  #handBackBuffer(): void {
-    for (const held of this.#held.emptyBuffer()) this.#tasks.add(this.#recorder.record(held, { status: 'Pending' }))
+  /** @param keep - How many stay. */
+  #handBackBuffer(keep = 0): void {
+    for (const held of this.#held.emptyBuffer(keep)) this.#tasks.add(this.#recorder.record(held, { status: 'Pending' }))
   }
 
   /** Tasks have become slow: those that were claimed ahead while they were fast may start sooner elsewhere. */
   #handBackSurplus(): void {
-    const keep = this.parts.slots.free + this.#prefetch.size(this.#held.ended)
-    for (const held of this.#held.emptyBuffer(keep)) this.#tasks.add(this.#recorder.record(held, { status: 'Pending' }))
+    this.#handBackBuffer(this.parts.slots.free + this.#prefetch.size(this.#held.ended))
   }
 
   #abortAll(): void {
