@@ -5,7 +5,7 @@
 import { beforeAll, describe, expect, it } from 'vitest'
 import { ack, ackUnlessLocked, statusOfClaims } from '../src/statements/ack.js'
 import { cancelTasks } from '../src/statements/cancel.js'
-import { claim, claimAbove, type ScanFloor } from '../src/statements/claim.js'
+import { claim, claimAbove, type Floor } from '../src/statements/claim.js'
 import { findCancelled } from '../src/statements/find-cancelled.js'
 import { heartbeat } from '../src/statements/heartbeat.js'
 import { markRunning } from '../src/statements/mark-running.js'
@@ -78,7 +78,7 @@ describe.each([
   const database = useDatabase()
   let held: Fence[]
   /** In the middle of the tasks that wait. */
-  let floors: ScanFloor[]
+  let floors: Floor[]
 
   beforeAll(async () => {
     await database.sql`alter table apalis.jobs set (autovacuum_enabled = off)`
@@ -87,7 +87,7 @@ describe.each([
     held = await database.sql<Fence[]>`
       select id, attempts, extract(epoch from lock_at)::float8 as "lockAt" from apalis.jobs
       where lock_by = ${worker} and status in ('Running', 'Queued')`
-    floors = await database.sql<ScanFloor[]>`
+    floors = await database.sql<Floor[]>`
       select priority, (extract(epoch from min(run_at)) * 1000000)::float8 as "runAtUs", 'P' || lpad('25000', 25, '0') as id
       from apalis.jobs where job_type = ${queue} and id like 'P%' group by priority order by priority`
   })

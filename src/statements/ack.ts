@@ -72,7 +72,7 @@ function ackStatement(db: Db) {
   )
   return db
     .with(written)
-    .select(STATUSES)
+    .select(idsByStatus(sql`status`, sql`id`))
     .from(written)
     .groupBy(sql`status`)
     .$withCache(false)
@@ -105,7 +105,7 @@ function unlessLockedStatement(db: Db) {
   )
   return db
     .with(free, written)
-    .select(STATUSES)
+    .select(idsByStatus(sql`status`, sql`id`))
     .from(written)
     .groupBy(sql`status`)
     .$withCache(false)
@@ -114,7 +114,9 @@ function unlessLockedStatement(db: Db) {
 const WRITTEN = { id: jobs.id, status: sql<string>`${jobs.status}`.as('status'), announced: announced.as('announced') }
 
 /** Each status with the ids that have it: driver and Drizzle take longer for a row than PostgreSQL for a hundred ids. */
-const STATUSES = { status: sql<string>`status`, ids: sql<string>`pg_catalog.json_agg(id)::text` }
+function idsByStatus(status: SQLWrapper, id: SQLWrapper) {
+  return { status: sql<string>`${status}`, ids: sql<string>`pg_catalog.json_agg(${id})::text` }
+}
 
 function byId(groups: readonly { readonly status: string; readonly ids: string }[]): Map<string, string> {
   const statuses = new Map<string, string>()
@@ -186,7 +188,7 @@ function statusStatement(db: Db) {
   const cancelled = sql`${jobs.lastResult} is not distinct from ${CANCELLED}`
   const acknowledged = and(asWritten, sql`${jobs.attempts} = claim.attempts + 1`, not(cancelled))
   return db
-    .select({ status: sql<string>`${jobs.status}`, ids: sql<string>`pg_catalog.json_agg(${jobs.id})::text` })
+    .select(idsByStatus(jobs.status, jobs.id))
     .from(jobs)
     .innerJoin(claims.source, sql`${jobs.id} = claim.id`)
     .where(guard(or(isHeld(), and(sameClaim(), acknowledged))))

@@ -30,13 +30,13 @@ export async function claim(db: Db, request: ClaimRequest): Promise<ClaimedRow[]
 }
 
 /** Where to go on in a priority: behind this task, whether it is still there or not. */
-export type ScanFloor = Pick<ClaimedRow, 'priority' | 'runAtUs' | 'id'>
+export type Floor = Pick<ClaimedRow, 'priority' | 'runAtUs' | 'id'>
 
 /**
  * As `claim`, but takes only tasks of these priorities, and of each only those behind the floor. What may wait elsewhere is
  * not looked for: this is for a worker that has just looked everywhere, and to which that took long.
  */
-export async function claimAbove(db: Db, request: ClaimRequest, floors: readonly ScanFloor[]): Promise<ClaimedRow[]> {
+export async function claimAbove(db: Db, request: ClaimRequest, floors: readonly Floor[]): Promise<ClaimedRow[]> {
   const known = knownLevels.parameters({
     id: floors.map(({ id }) => id),
     priority: floors.map(({ priority }) => priority),
@@ -65,7 +65,7 @@ function taking(db: Db, tasks: SQL) {
         lockAt: sql`date_trunc('second', now())`,
         doneAt: sql`null`,
       })
-      // As an array, so that the planner expects few and looks each up where it is.
+      // As an array, so that the planner expects few and looks each up where the lock, which keeps it there, has found it.
       .from(sql`pg_catalog.unnest(array(${tasks})) with ordinality as next(row, place)`)
       .where(sql`${jobs}.ctid = next.row`)
       .returning(CLAIMED_COLUMNS)
