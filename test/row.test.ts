@@ -115,19 +115,16 @@ describe('a claimed row', () => {
     })
   })
 
-  it.each([['-infinity', 'run_at [READ-25]']])(
-    'due at %s is claimed with its siblings and refused alone, for its %s',
-    async (runAt, column) => {
-      await storeTask(database.sql, { id: taskId(1), queue })
-      await storeTask(database.sql, { id: taskId(2), queue })
-      await database.sql`update apalis.jobs set run_at = ${runAt}::text::timestamptz where id = ${taskId(1)}`
-      const [odd, sibling] = await claimAll()
-      expect([odd?.id, sibling?.id]).toEqual([taskId(1), taskId(2)])
-      const error = thrownBy(() => odd && taskFields(queue, odd))
-      expect(isApalisError(error, 'ROW') && column.startsWith(error.column)).toBe(true)
-      expect(sibling && taskFields(queue, sibling)).toMatchObject({ id: taskId(2) })
-    },
-  )
+  it('due at -infinity is claimed with its siblings and refused alone, for its run_at [READ-25]', async () => {
+    await storeTask(database.sql, { id: taskId(1), queue })
+    await storeTask(database.sql, { id: taskId(2), queue })
+    await database.sql`update apalis.jobs set run_at = '-infinity' where id = ${taskId(1)}`
+    const [odd, sibling] = await claimAll()
+    expect([odd?.id, sibling?.id]).toEqual([taskId(1), taskId(2)])
+    const error = thrownBy(() => odd && taskFields(queue, odd))
+    expect(isApalisError(error, 'ROW') && error.column).toBe('run_at')
+    expect(sibling && taskFields(queue, sibling)).toMatchObject({ id: taskId(2) })
+  })
 
   it('due at the first time that PostgreSQL knows is read as such', async () => {
     await storeTask(database.sql, { id: taskId(1), queue })
