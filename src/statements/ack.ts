@@ -5,8 +5,9 @@ import { announced } from '../vocabulary/announce.js'
 import { CANCELLED } from '../vocabulary/cancellation.js'
 import { attemptsCharged, budgetUsed } from '../vocabulary/charge.js'
 import { guard, owned } from '../vocabulary/claimable.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import type { AckEntry, AckOutcome } from '../vocabulary/outcome.js'
+import { prepared } from '../vocabulary/prepared.js'
 import { rowArrays } from '../vocabulary/row-arrays.js'
 
 /**

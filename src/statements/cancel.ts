@@ -3,7 +3,8 @@ import { jobs } from '../schema.js'
 import { CANCELLED, tellOwner } from '../vocabulary/cancellation.js'
 import type { FoundTask } from '../vocabulary/change.js'
 import { attemptsCharged } from '../vocabulary/charge.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
+import { prepared } from '../vocabulary/prepared.js'
 import type { Status } from '../vocabulary/row.js'
 import {
   ACCEPTED,

@@ -1,8 +1,9 @@
 import { sql, type SQL } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
 import { CLAIMED_COLUMNS, claimedRows, type ClaimedRow } from '../vocabulary/claimed-row.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import { isPaused } from '../vocabulary/paused-queues.js'
+import { prepared } from '../vocabulary/prepared.js'
 import { lastLevel, priorityLevels, waitingInQueue } from '../vocabulary/priority-levels.js'
 import { rowArrays } from '../vocabulary/row-arrays.js'
 

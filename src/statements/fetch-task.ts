@@ -1,6 +1,7 @@
 import { and, eq, sql } from 'drizzle-orm'
 import { jobs } from '../schema.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
+import { prepared } from '../vocabulary/prepared.js'
 import { STORED_COLUMNS } from '../vocabulary/stored-columns.js'
 import type { StoredRow } from '../vocabulary/stored-task.js'
 

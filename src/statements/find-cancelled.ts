@@ -3,8 +3,9 @@ import { jobs } from '../schema.js'
 import { arrayLiteral } from '../vocabulary/array-literal.js'
 import { CANCELLED } from '../vocabulary/cancellation.js'
 import { guard } from '../vocabulary/claimable.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import type { Fence } from '../vocabulary/outcome.js'
+import { prepared } from '../vocabulary/prepared.js'
 
 /**
  * Which claims of a worker were cancelled: their tasks show the owner and lock time of the claim, and the result of a

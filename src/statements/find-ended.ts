@@ -1,8 +1,9 @@
 import { sql } from 'drizzle-orm'
 import { jobs } from '../schema.js'
 import { arrayLiteral } from '../vocabulary/array-literal.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import type { TaskId } from '../vocabulary/errors.js'
+import { prepared } from '../vocabulary/prepared.js'
 import type { EndedRow } from '../vocabulary/task-result.js'
 
 /** Rows of one answer, because each result may have a megabyte. An answer of so many may not be all there is to say. */

@@ -1,7 +1,8 @@
 import { sql } from 'drizzle-orm'
 import { jobs } from '../schema.js'
 import { arrayLiteral } from '../vocabulary/array-literal.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
+import { prepared } from '../vocabulary/prepared.js'
 import { keyParameters, tasksWithTakenKey } from '../vocabulary/taken-keys.js'
 import type { EncodedTask } from '../vocabulary/task.js'
 

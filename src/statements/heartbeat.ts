@@ -1,8 +1,9 @@
 import { and, eq, sql } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
 import { owned } from '../vocabulary/claimable.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import type { Fence } from '../vocabulary/outcome.js'
+import { prepared } from '../vocabulary/prepared.js'
 
 export interface Heartbeat {
   /** Whether the registration is still this process's. */

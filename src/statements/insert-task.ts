@@ -1,7 +1,8 @@
 import { sql } from 'drizzle-orm'
 import { isKeyed } from '../vocabulary/batch.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import { insertingAll, leavingOutTakenKeys, switched, SWITCHED } from '../vocabulary/new-jobs.js'
+import { prepared } from '../vocabulary/prepared.js'
 import type { EncodedTask } from '../vocabulary/task.js'
 
 /**

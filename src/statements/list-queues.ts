@@ -1,7 +1,8 @@
 import { asc, eq, sql, type SQL, type SQLWrapper } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import { OWNED } from '../vocabulary/index-conditions.js'
+import { prepared } from '../vocabulary/prepared.js'
 import type { QueueInfo } from '../vocabulary/queue-info.js'
 import { PAST_WEEK, QUEUE_STATISTICS, statisticColumns, statistics } from '../vocabulary/statistics.js'
 

@@ -1,6 +1,7 @@
 import { asc, desc, eq, sql } from 'drizzle-orm'
 import { workers } from '../schema.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
+import { prepared } from '../vocabulary/prepared.js'
 import type { WorkerRow } from '../vocabulary/worker-row.js'
 
 /** The workers registered in a queue, the one that was heard of last first. */

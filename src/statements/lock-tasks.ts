@@ -3,8 +3,9 @@ import { jobs, workers } from '../schema.js'
 import { arrayLiteral } from '../vocabulary/array-literal.js'
 import { claimable, guard, owned } from '../vocabulary/claimable.js'
 import { CLAIMED_COLUMNS, claimedRows, type ClaimedRow } from '../vocabulary/claimed-row.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import { isPaused } from '../vocabulary/paused-queues.js'
+import { prepared } from '../vocabulary/prepared.js'
 
 export interface LockRequest {
   /** `undefined`: of any queue in which the worker is registered. */

@@ -3,8 +3,9 @@ import { alias } from 'drizzle-orm/pg-core'
 import { jobs } from '../schema.js'
 import { arrayLiteral } from '../vocabulary/array-literal.js'
 import { guard } from '../vocabulary/claimable.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import type { Fence } from '../vocabulary/outcome.js'
+import { prepared } from '../vocabulary/prepared.js'
 
 /**
  * Shows tasks that were claimed as Queued and have started as Running, so that the sweep charges them if their process

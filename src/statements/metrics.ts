@@ -1,5 +1,6 @@
 import { jobs } from '../schema.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
+import { prepared } from '../vocabulary/prepared.js'
 import { IN_SCOPE, METRICS, statisticColumns, statistics, type Statistic } from '../vocabulary/statistics.js'
 
 /** The statistics of a queue, or of all together; zeros where there is no task. Reads the whole table. */

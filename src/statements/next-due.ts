@@ -1,7 +1,8 @@
 import { sql } from 'drizzle-orm'
 import { jobs } from '../schema.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import { isPaused } from '../vocabulary/paused-queues.js'
+import { prepared } from '../vocabulary/prepared.js'
 import { lastLevel, priorityLevels, waitingInQueue } from '../vocabulary/priority-levels.js'
 
 /**

@@ -1,6 +1,7 @@
 import { and, eq, sql } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
+import { prepared } from '../vocabulary/prepared.js'
 
 export interface OwnerStanding {
   /** Of the task, where none was given; `undefined` when there is no such task. */

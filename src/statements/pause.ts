@@ -1,7 +1,8 @@
 import { eq, sql } from 'drizzle-orm'
 import { announcement } from '../vocabulary/announce.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import { pausedQueues } from '../vocabulary/paused-queues.js'
+import { prepared } from '../vocabulary/prepared.js'
 
 /** From its commit on nobody claims from the queue. A queue that is paused already keeps its time. */
 export async function pauseQueue(db: Db, queue: string): Promise<void> {

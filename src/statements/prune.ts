@@ -2,9 +2,10 @@ import { and, asc, eq, gte, inArray, lt, sql, type SQL, type SQLWrapper } from '
 import { alias } from 'drizzle-orm/pg-core'
 import { jobs, workers } from '../schema.js'
 import { instant, microseconds } from '../vocabulary/cursor.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import { ENDED } from '../vocabulary/index-conditions.js'
 import { queuesIn } from '../vocabulary/loose-scan.js'
+import { prepared } from '../vocabulary/prepared.js'
 import type { PrunableStatus } from '../vocabulary/prune-options.js'
 
 /** At most so many workers a call. */

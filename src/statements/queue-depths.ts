@@ -1,9 +1,10 @@
 import { asc, sql } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import { ENDED, OWNED, UNSUCCESSFUL, WAITING } from '../vocabulary/index-conditions.js'
 import { queuesIn } from '../vocabulary/loose-scan.js'
 import { isPaused, pausedQueues } from '../vocabulary/paused-queues.js'
+import { prepared } from '../vocabulary/prepared.js'
 import type { QueueDepth } from '../vocabulary/queue-info.js'
 
 /**

@@ -1,6 +1,7 @@
 import { asc, sql } from 'drizzle-orm'
 import { queueStatsSnapshot as view } from '../schema.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
+import { prepared } from '../vocabulary/prepared.js'
 import type { QueueStatsSnapshot } from '../vocabulary/queue-info.js'
 
 /**

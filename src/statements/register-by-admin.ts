@@ -1,6 +1,7 @@
 import { isNull, sql } from 'drizzle-orm'
 import { workers } from '../schema.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
+import { prepared } from '../vocabulary/prepared.js'
 
 /**
  * Registers a worker name without a token, for consumers in other programs that only need the row. It waits for the lock

@@ -1,9 +1,10 @@
 import { and, eq, exists, like, notExists, sql } from 'drizzle-orm'
 import { jobs, workers } from '../schema.js'
 import { guard, owned } from '../vocabulary/claimable.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import type { TaskId } from '../vocabulary/errors.js'
 import { orphanReturned, type Orphan } from '../vocabulary/orphan.js'
+import { prepared } from '../vocabulary/prepared.js'
 
 export interface Registration {
   readonly queue: string

@@ -1,8 +1,9 @@
 import { sql } from 'drizzle-orm'
 import { jobs } from '../schema.js'
 import type { FoundTask } from '../vocabulary/change.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import { WAITING } from '../vocabulary/index-conditions.js'
+import { prepared } from '../vocabulary/prepared.js'
 import type { Status } from '../vocabulary/row.js'
 import {
   ACCEPTED,

@@ -3,9 +3,10 @@ import { alias } from 'drizzle-orm/pg-core'
 import { jobs, workers } from '../schema.js'
 import { announced } from '../vocabulary/announce.js'
 import { guard, owned } from '../vocabulary/claimable.js'
-import { prepared, type Db } from '../vocabulary/db.js'
+import type { Db } from '../vocabulary/db.js'
 import type { TaskId } from '../vocabulary/errors.js'
 import { orphanReturned, type OwnedOrphan } from '../vocabulary/orphan.js'
+import { prepared } from '../vocabulary/prepared.js'
 
 /** At most so many tasks a call; a worker sweeps again while a call finds as many. */
 export const SWEEP_LIMIT = 1_000

@@ -1,7 +1,8 @@
 import { isNotNull, sql, type SQL } from 'drizzle-orm'
 import { integer, text, timestamp } from 'drizzle-orm/pg-core'
 import { apalis, bytea, jsonb } from '../schema.js'
-import type { Db, Preparable } from './db.js'
+import type { Db } from './db.js'
+import type { Preparable } from './prepared.js'
 
 /**
  * The columns a producer writes. An INSERT through the whole table would name status, attempts and the lock columns too,
