@@ -41,7 +41,7 @@ export default defineConfig(({ mode }) => ({
           ...options,
           name: 'drizzle 1.0',
           provide: { drizzle: '1.0' },
-          include: ['test/{drivers,outbox,push}.test.ts'],
+          include: ['test/{drivers,outbox,prepared,push}.test.ts'],
         },
       },
     ],
